@@ -1,0 +1,30 @@
+"""The environment of every test, set before anything imports JAX.
+
+CPU with eight fake devices, so that sharding is tested on any machine, and XLA's persistent compilation
+cache, so that only the first run of the suite pays for compilation.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+if "jax" in sys.modules:
+    raise RuntimeError("JAX was imported before tests/conftest.py could configure it")
+
+FAKE_DEVICES = 8
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), f"--xla_force_host_platform_device_count={FAKE_DEVICES}"]
+).strip()
+
+_caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_caches / "diffusion_jax" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers already fill the cores: BLAS threads on top of them only take turns.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
