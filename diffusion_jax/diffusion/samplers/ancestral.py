@@ -1,0 +1,61 @@
+"""Ancestral sampling of a discrete chain (DDPM)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diffusion_jax.diffusion import prediction as predictions
+from diffusion_jax.diffusion.process import DiscreteProcess
+from diffusion_jax.diffusion.samplers import core, spacing
+
+VARIANCES = ("fixed_small", "fixed_large", "learned_range")
+
+
+def ddpm(
+    process: DiscreteProcess,
+    prediction: str,
+    num_steps: int | None = None,
+    *,
+    spacing_rule: str = "leading",
+    offset: int = 0,
+    variance: str = "fixed_large",
+    clip: float | None = 1.0,
+) -> core.Sampler:
+    """Ho et al. 2020, algorithm 2: the mean of the posterior q(x_s | x_t, x_0) at the (clipped) estimate of x_0.
+
+    num_steps None takes every timestep. With fewer, the chain is that of the visited timesteps, whose beta is
+    1 - alpha_bar_t / alpha_bar_s (Nichol and Dhariwal 2021, section 4). variance: fixed_small is the posterior's,
+    fixed_large is beta, learned_range interpolates between their logarithms by the network's extra channels (eq. 15).
+    The last step adds no noise.
+    """
+    if variance not in VARIANCES:
+        raise ValueError(f"variance is {variance!r}; it can be {', '.join(VARIANCES)}")
+    visited = spacing.timesteps(spacing_rule, process.num_timesteps, num_steps or process.num_timesteps, offset)
+    alphas_cumprod = process.alphas_cumprod[visited]
+    following = np.append(alphas_cumprod[1:], 1.0)  # alpha_bar where the step lands
+    alphas = alphas_cumprod / following
+    betas = 1 - alphas
+    posterior_variance = (1 - following) / (1 - alphas_cumprod) * betas
+    # The last posterior variance is 0: its logarithm, which only a learned range reads, takes the value before.
+    floor = posterior_variance[-2] if len(visited) > 1 else betas[-1]
+    log_small, log_large = np.log(np.append(posterior_variance[:-1], floor)), np.log(betas)
+    deviation = np.sqrt(
+        {"fixed_small": posterior_variance, "fixed_large": betas, "learned_range": np.ones_like(betas)}[variance]
+    )
+    deviation[-1] = 0
+
+    rows = [
+        core.Row(
+            timestep=float(t),
+            step=i,
+            denoise=predictions.denoised_coefficients(
+                prediction, np.sqrt(alphas_cumprod[i]), np.sqrt(1 - alphas_cumprod[i])
+            ),
+            x=np.sqrt(alphas[i]) * (1 - following[i]) / (1 - alphas_cumprod[i]),
+            history=(np.sqrt(following[i]) * betas[i] / (1 - alphas_cumprod[i]),),
+            noise=deviation[i],
+            log_variance=(log_small[i], log_large[i]),
+        )
+        for i, t in enumerate(visited)
+    ]
+    return core.build(rows, clip=clip, learned_variance=variance == "learned_range")

@@ -1,0 +1,270 @@
+"""One loop for every solver: a sampler is a table of float64 coefficients, and `sample` is one `lax.scan` over it.
+
+Each row of the table is one evaluation of the network. It says at which input scale and timestep the network is called,
+how its output becomes an estimate of x_0, and which linear combination of what is known gives the next x. What is
+known is held in a few registers:
+
+    x         the current state
+    anchor    a remembered state (the start of a two-stage step, a corrected sample), for solvers that need one
+    denoised  the estimate of x_0 at this row, before clipping
+    history   the newest estimates, this row's first: combinations of x and the (clipped) x_0 that the table chooses
+
+Ancestral sampling, DDIM, linear multistep, Runge-Kutta and predictor-corrector exponential integrators all have this
+form; a solver's file computes coefficients and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Predict = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass
+class Row:
+    """One evaluation of the network, with Python floats throughout.
+
+    Attributes:
+      timestep: what the network is told.
+      step: index of the solver step that the row belongs to; rows of one step share one draw of noise.
+      input_scale: the network sees input_scale * x.
+      denoise: (on x, on output): x_0 = on_x * x + on_output * output.
+      estimate: (on x, on x_0): what is pushed to the history; x_0 itself unless the solver thinks in epsilon.
+      x, anchor, denoised, history: the next x is their weighted sum, plus `noise` times a unit normal.
+      anchor_x, anchor_anchor, anchor_denoised, anchor_history: likewise for the next anchor.
+      churn: amount of unit normal added to x before the network sees it.
+      log_variance: (smallest, largest) log variance, for networks that interpolate between the two in extra channels.
+    """
+
+    timestep: float
+    step: int
+    denoise: tuple[float, float]
+    x: float = 0.0
+    history: Sequence[float] = ()
+    anchor: float = 0.0
+    denoised: float = 0.0
+    noise: float = 0.0
+    input_scale: float = 1.0
+    estimate: tuple[float, float] = (0.0, 1.0)
+    anchor_x: float = 0.0
+    anchor_anchor: float = 1.0
+    anchor_denoised: float = 0.0
+    anchor_history: Sequence[float] = ()
+    churn: float = 0.0
+    log_variance: tuple[float, float] = (0.0, 0.0)
+
+
+class Table(NamedTuple):
+    """The rows as arrays [rows, ...]; a pytree, so that new coefficients of the same shape never recompile."""
+
+    timestep: np.ndarray | jax.Array
+    step: np.ndarray | jax.Array
+    input_scale: np.ndarray | jax.Array
+    denoise: np.ndarray | jax.Array
+    estimate: np.ndarray | jax.Array
+    next_x: np.ndarray | jax.Array  # on x, anchor, denoised, history...
+    next_anchor: np.ndarray | jax.Array
+    noise: np.ndarray | jax.Array
+    churn: np.ndarray | jax.Array
+    log_variance: np.ndarray | jax.Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sampler:
+    """A solver with its steps; build one with the functions of this package, run it with `sample`.
+
+    Attributes:
+      table: the coefficients, float64 NumPy until they meet the state.
+      init_noise_sigma: standard deviation of x_T, the state that sampling starts from.
+      clip: estimates of x_0 are clipped to [-clip, clip]; None leaves them alone.
+      learned_variance: the network's output has twice the channels, the second half interpolating the log variance.
+    """
+
+    table: Table
+    init_noise_sigma: float = 1.0
+    clip: float | None = None
+    learned_variance: bool = False
+    uses_anchor: bool = False
+    stochastic: bool = False
+
+    @property
+    def timesteps(self) -> np.ndarray:
+        """What the network is told at each evaluation, [rows]."""
+        return np.asarray(self.table.timestep)
+
+    @property
+    def num_evaluations(self) -> int:
+        """Number of network evaluations (NFE, without the doubling by guidance)."""
+        return len(self.table.timestep)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of solver steps, which is the length of `noise` in `sample`."""
+        return int(np.max(np.asarray(self.table.step))) + 1
+
+
+jax.tree_util.register_dataclass(
+    Sampler,
+    data_fields=["table", "init_noise_sigma"],
+    meta_fields=["clip", "learned_variance", "uses_anchor", "stochastic"],
+)
+
+
+def build(
+    rows: Sequence[Row],
+    *,
+    init_noise_sigma: float = 1.0,
+    clip: float | None = None,
+    learned_variance: bool = False,
+) -> Sampler:
+    """Packs rows into a sampler. Raises ValueError for an empty list or a coefficient that is not finite."""
+    if not rows:
+        raise ValueError("a sampler needs at least one step")
+    order = max(max(len(row.history), len(row.anchor_history)) for row in rows)
+
+    def weights(*singles: float, history: Sequence[float]) -> list[float]:
+        return [*singles, *history, *[0.0] * (order - len(history))]
+
+    table = Table(
+        timestep=np.array([row.timestep for row in rows], np.float64),
+        step=np.array([row.step for row in rows], np.int32),
+        input_scale=np.array([row.input_scale for row in rows], np.float64),
+        denoise=np.array([row.denoise for row in rows], np.float64),
+        estimate=np.array([row.estimate for row in rows], np.float64),
+        next_x=np.array([weights(r.x, r.anchor, r.denoised, history=r.history) for r in rows], np.float64),
+        next_anchor=np.array(
+            [weights(r.anchor_x, r.anchor_anchor, r.anchor_denoised, history=r.anchor_history) for r in rows],
+            np.float64,
+        ),
+        noise=np.array([row.noise for row in rows], np.float64),
+        churn=np.array([row.churn for row in rows], np.float64),
+        log_variance=np.array([row.log_variance for row in rows], np.float64),
+    )
+    for name, column in table._asdict().items():
+        if not np.isfinite(column).all():
+            raise ValueError(f"the sampler's {name} is not finite at row {int(np.argmin(np.isfinite(column)))}")
+    return Sampler(
+        table=table,
+        init_noise_sigma=init_noise_sigma,
+        clip=clip,
+        learned_variance=learned_variance,
+        uses_anchor=any(row.anchor for row in rows),
+        stochastic=learned_variance or bool(table.noise.any() or table.churn.any()),
+    )
+
+
+class _State(NamedTuple):
+    x: jax.Array
+    anchor: jax.Array | None
+    history: jax.Array  # [order, *x.shape], newest first
+    frames: jax.Array | None
+
+
+def sample(
+    sampler: Sampler,
+    predict: Predict,
+    x_T: jax.Array,
+    key: jax.Array | None = None,
+    noise: jax.Array | None = None,
+    return_trajectory: bool = True,
+    trajectory_stride: int = 1,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Runs a sampler from x_T to an image.
+
+    Args:
+      sampler: the solver's table.
+      predict: predict(x, t) is the network's raw output at the sampler's own scaled input x [B, ...] and timestep t, a
+        scalar of x's dtype.
+      x_T: [B, ...] start, of standard deviation `sampler.init_noise_sigma`; its dtype is the dtype of the whole run.
+      key: one PRNG key, from which image i uses fold_in(key, i); or keys [B], one for each image. An image is then a
+        function of its own key alone, whatever the batch that it travels in.
+      noise: unit normals [steps, *x_T.shape] used instead of a key, to compare with another implementation.
+      return_trajectory: also return the states on the way.
+      trajectory_stride: keep every so many rows (the last always), to save memory.
+
+    Returns:
+      (x, trajectory): x [B, ...]; trajectory [1 + kept rows, B, ...], the start first, or None.
+
+    Raises:
+      ValueError: a stochastic sampler was given neither key nor noise, or noise of the wrong shape.
+    """
+    if sampler.stochastic and key is None and noise is None:
+        raise ValueError("this sampler is stochastic: give a key, or the noise itself")
+    if noise is not None and noise.shape != (sampler.num_steps, *x_T.shape):
+        raise ValueError(f"noise has shape {noise.shape}; it must be {(sampler.num_steps, *x_T.shape)}")
+    keys = None
+    if sampler.stochastic and noise is None:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(x_T))) if key.ndim == 0 else key
+
+    table = jax.tree.map(
+        lambda column: jnp.asarray(column, None if column.dtype == np.int32 else x_T.dtype), sampler.table
+    )
+    order = table.next_x.shape[1] - 3
+    slots, num_frames = _frame_slots(sampler.num_evaluations, trajectory_stride)
+    frames = None
+    if return_trajectory:
+        frames = jnp.zeros((num_frames, *x_T.shape), x_T.dtype).at[0].set(x_T)
+
+    def advance(state: _State, scanned: tuple[Table, jax.Array]) -> tuple[_State, None]:
+        row, slot = scanned
+        unit = jnp.zeros_like(x_T)
+        if noise is not None:
+            unit = jnp.asarray(noise, x_T.dtype)[row.step]
+        elif keys is not None:
+            unit = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, row.step), x_T.shape[1:], x_T.dtype))(
+                keys
+            )
+
+        x = state.x + row.churn * unit if sampler.stochastic else state.x
+        output = predict(row.input_scale * x, row.timestep).astype(x_T.dtype)
+        amount = row.noise
+        if sampler.learned_variance:
+            output, fraction = jnp.split(output, 2, axis=-1)
+            fraction = (fraction + 1) / 2
+            low, high = row.log_variance
+            amount = row.noise * jnp.exp(0.5 * (low + fraction * (high - low)))
+        raw = row.denoise[0] * x + row.denoise[1] * output
+        denoised = raw if sampler.clip is None else jnp.clip(raw, -sampler.clip, sampler.clip)
+        newest = row.estimate[0] * x + row.estimate[1] * denoised
+        history = jnp.concatenate([newest[None], state.history[:-1]]) if order else state.history
+
+        def combine(weights: jax.Array) -> jax.Array:
+            total = weights[0] * x + weights[2] * raw
+            if state.anchor is not None:
+                total = total + weights[1] * state.anchor
+            for k in range(order):
+                total = total + weights[3 + k] * history[k]
+            return total
+
+        following = combine(row.next_x)
+        if sampler.stochastic:
+            following = following + amount * unit
+        anchor = None if state.anchor is None else combine(row.next_anchor)
+        kept = None if state.frames is None else state.frames.at[slot].set(following, mode="drop")
+        return _State(following, anchor, history, kept), None
+
+    start = _State(x_T, x_T if sampler.uses_anchor else None, jnp.zeros((order, *x_T.shape), x_T.dtype), frames)
+    end, _ = jax.lax.scan(advance, start, (table, jnp.asarray(slots)))
+    return end.x, end.frames
+
+
+def _frame_slots(num_rows: int, stride: int) -> tuple[np.ndarray, int]:
+    """Where each row's result goes in the trajectory (out of range: nowhere), and how many frames there are."""
+    rows = np.arange(num_rows)
+    kept = ((rows + 1) % stride == 0) | (rows == num_rows - 1)
+    num_frames = 1 + int(kept.sum())
+    return np.where(kept, np.cumsum(kept), num_frames).astype(np.int32), num_frames
+
+
+def initial_noise(
+    sampler: Sampler, keys: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
+    """x_T [B, *shape], image i from keys[i] alone. The fold keeps it apart from the noise of the steps."""
+    start = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 2**31 - 1), shape, dtype))(keys)
+    return sampler.init_noise_sigma * start
