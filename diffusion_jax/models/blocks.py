@@ -1,0 +1,214 @@
+"""The blocks of the U-Net: residual block, self-attention, and the levels made of them.
+
+Submodule names follow diffusers' UNet2DModel (``resnets_0/conv1`` is its ``resnets.0.conv1``), so that
+checkpoints map by rule.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from diffusion_jax.models.layers import (
+    Conv,
+    Dense,
+    GroupNorm,
+    Initialization,
+    average_pool,
+    upsample_nearest,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockOptions:
+    """What all blocks of one network share; the fields are explained in :class:`diffusion_jax.models.unet.UNet`."""
+
+    num_heads: int
+    head_channels: int | None
+    resample: str
+    downsample_padding: int
+    scale_shift_norm: bool
+    norm_groups: int
+    norm_eps: float
+    dropout: float
+    initialization: Initialization
+    dtype: DTypeLike
+
+    def norm(self, name: str) -> GroupNorm:
+        return GroupNorm(self.norm_groups, self.norm_eps, self.dtype, name=name)
+
+    def conv(self, features: int, name: str, *, last: bool = False) -> Conv:
+        return Conv(features, initialization=self.initialization, last=last, dtype=self.dtype, name=name)
+
+    def dense(self, features: int, name: str, *, last: bool = False) -> Dense:
+        return Dense(features, self.initialization, last, self.dtype, name=name)
+
+
+class ResnetBlock(nn.Module):
+    """Residual block with the time embedding between its two convolutions.
+
+    Ho et al. 2020 add a projection of the embedding after the first convolution; with ``scale_shift_norm``
+    (Nichol & Dhariwal 2021) it scales and shifts the second normalisation instead. ``resample`` puts a
+    factor-two change of resolution inside, on both paths (ADM, Dhariwal & Nichol 2021).
+    """
+
+    features: int
+    options: BlockOptions
+    resample: Literal["up", "down"] | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
+        o = self.options
+        h = nn.silu(o.norm("norm1")(x))
+        if self.resample is not None:
+            change = upsample_nearest if self.resample == "up" else average_pool
+            x, h = change(x), change(h)
+        h = o.conv(self.features, "conv1")(h)
+
+        width = 2 * self.features if o.scale_shift_norm else self.features
+        shift = o.dense(width, "time_emb_proj")(nn.silu(embedding))[:, None, None, :]
+        if o.scale_shift_norm:
+            scale, shift = jnp.split(shift, 2, axis=-1)
+            h = o.norm("norm2")(h) * (1 + scale) + shift
+        else:
+            h = o.norm("norm2")(h + shift)
+        h = nn.Dropout(o.dropout, deterministic=not train)(nn.silu(h))
+        h = o.conv(self.features, "conv2", last=True)(h)
+
+        if x.shape[-1] != self.features:
+            # a 1x1 convolution (the "nin" of Ho et al.)
+            x = Conv(
+                self.features,
+                kernel_size=1,
+                padding=0,
+                initialization=o.initialization,
+                dtype=o.dtype,
+                name="conv_shortcut",
+            )(x)
+        return x + h
+
+
+class Attention(nn.Module):
+    """Residual self-attention over all pixels: [B, H, W, C] -> the same, scores divided by sqrt(head width)."""
+
+    options: BlockOptions
+    normalize: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        o = self.options
+        batch, height, width, channels = x.shape
+        heads = o.num_heads if o.head_channels is None else channels // o.head_channels
+        h = o.norm("group_norm")(x) if self.normalize else x
+        h = h.reshape(batch, height * width, channels)
+        q, k, v = (
+            o.dense(channels, name)(h).reshape(batch, height * width, heads, channels // heads)
+            for name in ("to_q", "to_k", "to_v")
+        )
+        scores = jnp.einsum("bqhc,bkhc->bhqk", q * (channels // heads) ** -0.5, k)
+        weights = nn.softmax(scores.astype(jnp.promote_types(o.dtype, jnp.float32)), axis=-1).astype(o.dtype)
+        h = jnp.einsum("bhqk,bkhc->bqhc", weights, v).reshape(batch, height, width, channels)
+        return x + o.dense(channels, "to_out_0", last=True)(h)
+
+
+class Downsample(nn.Module):
+    """Halves the resolution by a strided 3x3 convolution.
+
+    Padding 0 pads one row and column at the bottom and right only, as TensorFlow's SAME does for even sizes
+    (Ho et al. 2020); padding 1 pads all sides (PyTorch code bases).
+    """
+
+    features: int
+    options: BlockOptions
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        o = self.options
+        return Conv(
+            self.features,
+            stride=2,
+            padding=((0, 1), (0, 1)) if o.downsample_padding == 0 else 1,
+            initialization=o.initialization,
+            dtype=o.dtype,
+            name="conv",
+        )(x)
+
+
+class Upsample(nn.Module):
+    """Doubles the resolution: nearest neighbour, then a 3x3 convolution."""
+
+    features: int
+    options: BlockOptions
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.options.conv(self.features, "conv")(upsample_nearest(x))
+
+
+class DownBlock(nn.Module):
+    """One level of the way down; returns its output and what the way up will take from it, in order."""
+
+    features: int
+    num_blocks: int
+    attention: bool
+    downsample: bool
+    options: BlockOptions
+
+    @nn.compact
+    def __call__(self, h: jax.Array, embedding: jax.Array, train: bool) -> tuple[jax.Array, list[jax.Array]]:
+        skips = []
+        for i in range(self.num_blocks):
+            h = ResnetBlock(self.features, self.options, name=f"resnets_{i}")(h, embedding, train)
+            if self.attention:
+                h = Attention(self.options, name=f"attentions_{i}")(h)
+            skips.append(h)
+        if self.downsample:
+            if self.options.resample == "resblock":
+                block = ResnetBlock(self.features, self.options, "down", name="downsamplers_0")
+                h = block(h, embedding, train)
+            else:
+                h = Downsample(self.features, self.options, name="downsamplers_0")(h)
+            skips.append(h)
+        return h, skips
+
+
+class MidBlock(nn.Module):
+    """Residual block, attention, residual block at the lowest resolution."""
+
+    features: int
+    attention: bool
+    attention_norm: bool
+    options: BlockOptions
+
+    @nn.compact
+    def __call__(self, h: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
+        h = ResnetBlock(self.features, self.options, name="resnets_0")(h, embedding, train)
+        if self.attention:
+            h = Attention(self.options, self.attention_norm, name="attentions_0")(h)
+        return ResnetBlock(self.features, self.options, name="resnets_1")(h, embedding, train)
+
+
+class UpBlock(nn.Module):
+    """One level of the way up; takes one skip from the end of ``skips`` for each of its blocks."""
+
+    features: int
+    num_blocks: int
+    attention: bool
+    upsample: bool
+    options: BlockOptions
+
+    @nn.compact
+    def __call__(self, h: jax.Array, skips: list[jax.Array], embedding: jax.Array, train: bool) -> jax.Array:
+        for i in range(self.num_blocks):
+            h = jnp.concatenate([h, skips.pop()], axis=-1)
+            h = ResnetBlock(self.features, self.options, name=f"resnets_{i}")(h, embedding, train)
+            if self.attention:
+                h = Attention(self.options, name=f"attentions_{i}")(h)
+        if not self.upsample:
+            return h
+        if self.options.resample == "resblock":
+            return ResnetBlock(self.features, self.options, "up", name="upsamplers_0")(h, embedding, train)
+        return Upsample(self.features, self.options, name="upsamplers_0")(h)

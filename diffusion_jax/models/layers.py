@@ -1,0 +1,150 @@
+"""The layers that the convolutional networks share: convolution, dense, group norm, resampling, time embedding.
+
+Parameters are float32 and keep Flax's names (kernel, bias, scale, embedding); every layer computes in its
+``dtype``. Two initialisations exist, because the papers differ in them and training feels it:
+
+- ``"ddpm"`` (Ho et al. 2020, released code): variance scaling, fan-average, uniform, for every kernel; biases 0.
+- ``"pytorch"`` (improved-diffusion, ADM): U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for kernels and biases alike.
+
+The last layer of every residual branch, and of the network, starts (almost) at zero, so that a fresh network is
+the identity on its skip path: scale 1e-10 in the first scheme, exact zeros in the second.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jax.typing import DTypeLike
+
+Initialization = Literal["ddpm", "pytorch"]
+INITIALIZATIONS: tuple[str, ...] = get_args(Initialization)
+Padding = int | tuple[tuple[int, int], tuple[int, int]]
+Initializer = Callable[..., jax.Array]
+
+
+def kernel_init(scheme: Initialization, last: bool) -> Initializer:
+    """Initializer of a kernel whose last two axes are (in, out); ``last`` marks the end of a residual branch."""
+    if scheme == "ddpm":
+        return nn.initializers.variance_scaling(1e-10 if last else 1.0, "fan_avg", "uniform")
+    return nn.initializers.zeros if last else nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def bias_init(scheme: Initialization, last: bool, fan_in: int) -> Initializer:
+    """Initializer of the bias that goes with a kernel of that fan-in."""
+    if scheme == "ddpm" or last:
+        return nn.initializers.zeros
+    bound = fan_in**-0.5
+
+    def uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return uniform
+
+
+class Conv(nn.Module):
+    """2-D convolution, [B, H, W, in] -> [B, H', W', features], kernel [k, k, in, features]."""
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: Padding = 1
+    initialization: Initialization = "ddpm"
+    last: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        k, channels = self.kernel_size, x.shape[-1]
+        kernel = self.param(
+            "kernel", kernel_init(self.initialization, self.last), (k, k, channels, self.features), jnp.float32
+        )
+        bias = self.param(
+            "bias", bias_init(self.initialization, self.last, k * k * channels), (self.features,), jnp.float32
+        )
+        pad = self.padding
+        y = lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            window_strides=(self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)) if isinstance(pad, int) else pad,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return y + bias.astype(self.dtype)
+
+
+class Dense(nn.Module):
+    """Linear layer over the last axis, kernel [in, features]."""
+
+    features: int
+    initialization: Initialization = "ddpm"
+    last: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        kernel = self.param(
+            "kernel", kernel_init(self.initialization, self.last), (channels, self.features), jnp.float32
+        )
+        bias = self.param(
+            "bias", bias_init(self.initialization, self.last, channels), (self.features,), jnp.float32
+        )
+        return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation over the spatial axes and each group of channels (Wu & He 2018).
+
+    The statistics are float32 (or wider) whatever the compute dtype: a variance in bfloat16 has three digits.
+    """
+
+    groups: int
+    epsilon: float
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        grouped = x.astype(jnp.promote_types(self.dtype, jnp.float32))
+        grouped = grouped.reshape(x.shape[0], -1, self.groups, channels // self.groups)
+        mean = grouped.mean(axis=(1, 3), keepdims=True)
+        centered = grouped - mean
+        variance = jnp.square(centered).mean(axis=(1, 3), keepdims=True)
+        normalized = (centered * lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+        return (normalized * scale + bias).astype(self.dtype)
+
+
+def upsample_nearest(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [B, 2H, 2W, C], each pixel repeated."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+def average_pool(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [B, H/2, W/2, C], the mean of each 2x2 square."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+
+
+def timestep_embedding(
+    timestep: jax.Array, channels: int, *, flip_sin_to_cos: bool, freq_shift: float, max_period: float = 10_000.0
+) -> jax.Array:
+    """Sinusoidal features of the time, [B] -> [B, channels], float32 (float64 for a float64 time).
+
+    With half = channels // 2 the frequencies are max_period^(-i / (half - freq_shift)), i = 0..half-1.
+    DDPM: sines first, freq_shift 1. OpenAI's networks and DiT: cosines first (``flip_sin_to_cos``), freq_shift 0.
+    An odd number of channels ends with a zero.
+    """
+    half = channels // 2
+    frequencies = np.exp(-np.log(max_period) * np.arange(half) / (half - freq_shift))
+    time = timestep.astype(jnp.promote_types(timestep.dtype, jnp.float32))
+    angles = time[:, None] * frequencies.astype(time.dtype)
+    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    features = jnp.concatenate([cos, sin] if flip_sin_to_cos else [sin, cos], axis=-1)
+    return jnp.pad(features, ((0, 0), (0, channels % 2)))

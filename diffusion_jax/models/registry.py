@@ -1,0 +1,9 @@
+"""The networks a config can name in its ``model`` section."""
+
+from flax import linen as nn
+
+from diffusion_jax.models.unet import UNet
+
+MODELS: dict[str, type[nn.Module]] = {
+    "unet": UNet,
+}

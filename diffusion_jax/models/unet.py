@@ -1,0 +1,259 @@
+"""The U-Net of DDPM, improved-diffusion and ADM.
+
+One network, three papers: Ho et al. 2020 (arXiv:2006.11239, appendix B), Nichol & Dhariwal 2021
+(arXiv:2102.09672) and Dhariwal & Nichol 2021 (arXiv:2105.05233). The field defaults are DDPM's for CIFAR-10:
+35,746,307 parameters.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from diffusion_jax.models.blocks import BlockOptions, DownBlock, MidBlock, UpBlock
+from diffusion_jax.models.layers import INITIALIZATIONS, Conv, Initialization, timestep_embedding
+
+RESAMPLES = ("conv", "resblock")
+
+
+class UNet(nn.Module):
+    """Predicts an image-shaped quantity (noise, image, velocity) from a noisy image and its time.
+
+    Fields, with the value of Ho et al. for CIFAR-10 as the default:
+
+    - out_channels: twice the image's for networks that also learn a variance.
+    - channels, channel_mults: level l has ``channels * channel_mults[l]`` channels; each level halves the
+      resolution of the one before.
+    - num_res_blocks: residual blocks of a level on the way down; the way up has one more.
+    - attention_resolutions: image resolutions at which every residual block is followed by self-attention.
+    - image_size: the resolution that attention_resolutions are counted from; None takes the input's. With a
+      number the same network can be applied to images of any size.
+    - mid_attention: attention between the two blocks at the lowest resolution; mid_attention_norm: with group
+      norm before it (False only for some checkpoints of diffusers).
+    - num_heads, or head_channels (heads as many as fit, num_heads is then ignored).
+    - num_classes: None for an unconditional network; null_class adds one more embedding, index num_classes, for
+      "no class" (classifier-free guidance).
+    - resample: "conv" (strided convolution; nearest neighbour and convolution) or "resblock" (inside a residual
+      block, ADM). downsample_padding: 0 or 1, see :class:`diffusion_jax.models.blocks.Downsample`.
+    - scale_shift_norm: the time embedding scales and shifts the second norm of a block (improved-diffusion, ADM).
+    - norm_groups, norm_eps: 32 and 1e-6 in DDPM; 1e-5 in OpenAI's networks.
+    - flip_sin_to_cos, freq_shift: see :func:`diffusion_jax.models.layers.timestep_embedding`; OpenAI: True, 0.
+    - dropout: inside residual blocks, when training.
+    - initialization: "ddpm" or "pytorch", see :mod:`diffusion_jax.models.layers`.
+    - dtype: of the computation. Parameters, normalisation statistics, softmax and output are float32.
+    """
+
+    out_channels: int = 3
+    channels: int = 128
+    channel_mults: tuple[float, ...] = (1, 2, 2, 2)
+    num_res_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = (16,)
+    image_size: int | None = None
+    mid_attention: bool = True
+    mid_attention_norm: bool = True
+    num_heads: int = 1
+    head_channels: int | None = None
+    num_classes: int | None = None
+    null_class: bool = True
+    resample: str = "conv"
+    downsample_padding: int = 0
+    scale_shift_norm: bool = False
+    norm_groups: int = 32
+    norm_eps: float = 1e-6
+    flip_sin_to_cos: bool = False
+    freq_shift: float = 1.0
+    dropout: float = 0.1
+    initialization: Initialization = "ddpm"
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        sample: jax.Array,
+        timestep: jax.Array,
+        class_labels: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """The prediction [B, H, W, out_channels], float32.
+
+        Args:
+          sample: noisy images [B, H, W, C].
+          timestep: scalar or [B], integer or float, on the scale the network was trained with (DDPM: 0..999).
+          class_labels: int32 [B], for a network with classes only; num_classes is the null class.
+          train: applies dropout, from the PRNG stream "dropout".
+
+        Raises:
+          ValueError: fields or shapes that cannot work together, labels missing or unexpected.
+        """
+        batch, height, width, image_channels = sample.shape
+        for size in (height, width):
+            self.validate(size, image_channels)
+        if (class_labels is None) != (self.num_classes is None):
+            got = "none were given" if class_labels is None else "class_labels were given"
+            raise ValueError(f"num_classes={self.num_classes}, but {got}")
+        dtype = jnp.dtype(self.dtype)
+        options = self._options()
+
+        time = jnp.broadcast_to(jnp.asarray(timestep), (batch,))
+        embedding = timestep_embedding(
+            time, self.channels, flip_sin_to_cos=self.flip_sin_to_cos, freq_shift=self.freq_shift
+        )
+        embedding = TimeEmbedding(4 * self.channels, options, name="time_embedding")(embedding)
+        if self.num_classes is not None:
+            embed = nn.Embed(
+                self.num_classes + self.null_class,
+                4 * self.channels,
+                embedding_init=nn.initializers.normal(1.0),
+                dtype=dtype,
+                name="class_embedding",
+            )
+            embedding = embedding + embed(jnp.asarray(class_labels))
+
+        features = self.level_channels()
+        attention = self.level_attention(self.image_size or height)
+        last = len(features) - 1
+        h = options.conv(features[0], "conv_in")(sample)
+        skips = [h]
+        for level, width_ in enumerate(features):
+            block = DownBlock(
+                width_, self.num_res_blocks, attention[level], level < last, options, name=f"down_blocks_{level}"
+            )
+            h, outputs = block(h, embedding, train)
+            skips.extend(outputs)
+        mid = MidBlock(features[-1], self.mid_attention, self.mid_attention_norm, options, name="mid_block")
+        h = mid(h, embedding, train)
+        for i, level in enumerate(reversed(range(len(features)))):
+            block = UpBlock(
+                features[level],
+                self.num_res_blocks + 1,
+                attention[level],
+                level > 0,
+                options,
+                name=f"up_blocks_{i}",
+            )
+            h = block(h, skips, embedding, train)
+        h = nn.silu(options.norm("conv_norm_out")(h))
+        h = options.conv(self.out_channels, "conv_out", last=True)(h)
+        return h.astype(jnp.promote_types(dtype, jnp.float32))
+
+    @nn.nowrap
+    def level_channels(self) -> tuple[int, ...]:
+        """Channels of each level, highest resolution first."""
+        return tuple(int(mult * self.channels) for mult in self.channel_mults)
+
+    @nn.nowrap
+    def level_attention(self, image_size: int) -> tuple[bool, ...]:
+        """Whether each level has attention, for levels counted from ``image_size``."""
+        return tuple(
+            image_size % 2**level == 0 and image_size // 2**level in self.attention_resolutions
+            for level in range(len(self.channel_mults))
+        )
+
+    @nn.nowrap
+    def validate(self, image_size: int, channels: int) -> None:
+        """Raises ValueError, one line, if the fields cannot work together or with images of that size.
+
+        Args:
+          image_size: height (or width) of the images in pixels.
+          channels: channels of the images.
+        """
+        at_least_one = ("out_channels", "channels", "num_res_blocks", "num_heads", "norm_groups")
+        optional = ("image_size", "head_channels", "num_classes")
+        for field in (*at_least_one, *(f for f in optional if getattr(self, f) is not None)):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{field}={value!r}: it must be an integer from 1 up")
+        if channels < 1 or image_size < 1:
+            raise ValueError(f"images of {image_size} pixels and {channels} channels: both must be from 1 up")
+        if not self.channel_mults or min(self.channel_mults) <= 0:
+            raise ValueError(f"channel_mults={self.channel_mults!r}: it must hold one positive number per level")
+        for field, value, choices in (
+            ("resample", self.resample, RESAMPLES),
+            ("downsample_padding", self.downsample_padding, (0, 1)),
+            ("initialization", self.initialization, INITIALIZATIONS),
+        ):
+            if value not in choices:
+                raise ValueError(f"{field}={value!r}: it could be {' or '.join(map(repr, choices))}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout!r}: it must be at least 0 and less than 1")
+        if not self.norm_eps > 0:
+            raise ValueError(f"norm_eps={self.norm_eps!r}: it must be positive")
+        if self.channels // 2 <= self.freq_shift:
+            raise ValueError(f"channels={self.channels}: the time embedding needs at least 4")
+        _check_dtype(self.dtype)
+        self._check_resolutions(image_size)
+        self._check_widths(self.image_size or image_size)
+
+    @nn.nowrap
+    def _check_resolutions(self, image_size: int) -> None:
+        levels = len(self.channel_mults)
+        step = 2 ** (levels - 1)
+        for field, size in (("image_size", image_size), ("model image_size", self.image_size or step)):
+            if size % step:
+                below, above = size // step * step, -(-size // step) * step
+                choices = f"{below} or {above}" if below else f"{above}"
+                raise ValueError(
+                    f"{field}={size}: the {levels} levels of channel_mults={tuple(self.channel_mults)} halve it"
+                    f" {levels - 1} times, so it must be a multiple of {step}, for example {choices}"
+                )
+        reference = self.image_size or image_size
+        resolutions = tuple(reference // 2**level for level in range(levels))
+        for resolution in self.attention_resolutions:
+            if resolution not in resolutions:
+                raise ValueError(
+                    f"attention_resolutions={tuple(self.attention_resolutions)}: no level has resolution"
+                    f" {resolution}; images of {reference} pixels have levels at {', '.join(map(str, resolutions))}"
+                )
+
+    @nn.nowrap
+    def _check_widths(self, reference: int) -> None:
+        features = self.level_channels()
+        for mult, width in zip(self.channel_mults, features, strict=True):
+            if width != mult * self.channels:
+                raise ValueError(f"channel_mults: {mult} times channels={self.channels} is not a whole number")
+        # the blocks of the way up also normalise the concatenation with a skip: sums of these
+        for width in features:
+            if width % self.norm_groups:
+                divisors = [g for g in range(1, self.norm_groups + 1) if all(w % g == 0 for w in features)]
+                raise ValueError(
+                    f"norm_groups={self.norm_groups} does not divide a level's {width} channels"
+                    f" (channels={self.channels}, channel_mults={tuple(self.channel_mults)});"
+                    f" it could be {', '.join(map(str, divisors[-4:]))}"
+                )
+        attention = self.level_attention(reference)
+        used = [width for width, here in zip(features, attention, strict=True) if here]
+        used += [features[-1]] if self.mid_attention else []
+        field = "num_heads" if self.head_channels is None else "head_channels"
+        divisor = self.num_heads if self.head_channels is None else self.head_channels
+        for width in used:
+            if width % divisor:
+                raise ValueError(f"{field}={divisor} does not divide the {width} channels of a level with attention")
+
+    @nn.nowrap
+    def _options(self) -> BlockOptions:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(BlockOptions)}
+        return BlockOptions(**{**values, "dtype": jnp.dtype(self.dtype)})
+
+
+class TimeEmbedding(nn.Module):
+    """Two dense layers with SiLU between them, [B, channels] -> [B, features]."""
+
+    features: int
+    options: BlockOptions
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.silu(self.options.dense(self.features, "linear_1")(x))
+        return self.options.dense(self.features, "linear_2")(x)
+
+
+def _check_dtype(dtype: DTypeLike) -> None:
+    choices = "'float32', 'bfloat16', 'float16' or 'float64'"
+    try:
+        floating = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        raise ValueError(f"dtype={dtype!r}: it could be {choices}") from None
+    if not floating:
+        raise ValueError(f"dtype={dtype!r}: it could be {choices}")
