@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
+
 if "jax" in sys.modules:
     raise RuntimeError("JAX was imported before tests/conftest.py could configure it")
 
@@ -28,3 +30,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers already fill the cores: BLAS threads on top of them only take turns.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
+
+# The first example of a property compiles, so time says nothing; the same examples every time, so that a
+# failure is the change's doing.
+hypothesis.settings.register_profile("diffusion_jax", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("diffusion_jax")
