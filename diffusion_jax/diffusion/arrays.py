@@ -1,0 +1,18 @@
+"""One formula for two worlds: float64 NumPy where tables are built, JAX arrays inside a compiled program."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# A Python float, a NumPy array or a JAX array.
+Number = Any
+
+
+def namespace(value: Number) -> ModuleType:
+    """jax.numpy for JAX arrays and tracers, numpy for everything else."""
+    return jnp if isinstance(value, jax.Array) else np
