@@ -1,0 +1,158 @@
+"""What a source of images is, its forms in memory, and how to take a whole one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Source(Protocol):
+    """A finite, random-access collection of images of one size.
+
+    Attributes:
+        image_shape: (height, width, channels).
+        num_classes: number of classes, or None when the images have no labels (every label is then 0).
+        class_names: one name a class, in the order of the labels, or None.
+    """
+
+    image_shape: tuple[int, int, int]
+    num_classes: int | None
+    class_names: tuple[str, ...] | None
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """{"image": uint8 [height, width, channels], "label": int32 scalar}; safe to call from several threads."""
+        ...
+
+
+class ArraySource:
+    """A source that is two arrays: images uint8 [N, H, W, C] and labels int32 [N]."""
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+    ):
+        if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
+            raise ValueError(
+                "images must be uint8 [N, H, W, C] and labels [N], "
+                f"got {images.dtype} {list(images.shape)} and {list(labels.shape)}"
+            )
+        self.images = images
+        self.labels = labels.astype(np.int32)
+        self.image_shape = (images.shape[1], images.shape[2], images.shape[3])
+        self.num_classes = num_classes
+        self.class_names = None if class_names is None else tuple(class_names)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self.images[index], "label": self.labels[index]}
+
+    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of the images and labels at `indices` [b]."""
+        return self.images[indices], self.labels[indices]
+
+
+class CachedSource:
+    """Keeps every image that it has decoded, so that each file is read once in a run and not once an epoch.
+
+    The array is allocated whole but its pages are touched only as images arrive, so nothing is slow at the start.
+    """
+
+    def __init__(self, source: Source):
+        self.image_shape = source.image_shape
+        self.num_classes = source.num_classes
+        self.class_names = source.class_names
+        self._source = source
+        self._images = np.empty((len(source), *source.image_shape), np.uint8)
+        self._labels = np.empty(len(source), np.int32)
+        self._known = np.zeros(len(source), bool)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        images, labels = self.gather(np.array([index]))
+        return {"image": images[0], "label": labels[0]}
+
+    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of the images and labels at `indices` [b]."""
+        # Threads that meet here on one image write the same bytes, and set `_known` only after them.
+        for index in indices[~self._known[indices]]:
+            example = self._source[int(index)]
+            self._images[index] = example["image"]
+            self._labels[index] = example["label"]
+            self._known[index] = True
+        return self._images[indices], self._labels[indices]
+
+
+def num_bytes(source: Source) -> int:
+    """Size of all images of a source when decoded."""
+    height, width, channels = source.image_shape
+    return len(source) * height * width * channels
+
+
+def gather(source: Source, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [b, H, W, C] and labels int32 [b] at `indices` [b], as fresh arrays."""
+    if isinstance(source, ArraySource | CachedSource):
+        return source.gather(indices)
+    images = np.empty((len(indices), *source.image_shape), np.uint8)
+    labels = np.empty(len(indices), np.int32)
+    for row, index in enumerate(indices):
+        example = source[int(index)]
+        images[row] = example["image"]
+        labels[row] = example["label"]
+    return images, labels
+
+
+def load_arrays(
+    source: Source, limit: int | None = None, *, num_threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """A whole source, or an evenly spaced part of it, for evaluation.
+
+    Args:
+        source: the source.
+        limit: how many images at most. Image i of the result is image floor(i N / limit) of the source, so a source
+            that is sorted by class (an image folder) gives every class its share, and a larger source gives a
+            reproducible part. None takes all.
+        num_threads: threads that decode; None for one a core, at most 16.
+
+    Returns:
+        uint8 images [n, H, W, C] and int32 labels [n], in the order of the source.
+
+    Raises:
+        ValueError: a limit below 1, or an image that cannot be read.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 or None, got {limit}")
+    count = len(source) if limit is None else min(limit, len(source))
+    indices = np.arange(count) * len(source) // max(count, 1)
+    if isinstance(source, ArraySource):
+        return source.gather(indices)
+    images = np.empty((count, *source.image_shape), np.uint8)
+    labels = np.empty(count, np.int32)
+
+    def fill(rows: np.ndarray) -> None:
+        images[rows], labels[rows] = gather(source, indices[rows])
+
+    # Blocks rather than single images: a task costs about as much as decoding a small image.
+    blocks = np.array_split(np.arange(count), max(1, count // 64))
+    with ThreadPoolExecutor(num_threads or num_decode_threads()) as pool:
+        for task in [pool.submit(fill, rows) for rows in blocks]:
+            task.result()
+    return images, labels
+
+
+def num_decode_threads() -> int:
+    """One thread a core, at most 16: decoders release the interpreter lock for a part of their time only."""
+    return min(16, os.cpu_count() or 1)
