@@ -1,0 +1,273 @@
+"""Checkpoints: the train state, the place in the data and what else a run continues from, or nothing at all.
+
+A checkpoint is a folder DIR/<step> that Orbax commits atomically, written in the background. It holds the arrays
+("state") and one JSON document ("run") with the state of the data iterator, the caller's own record, and the name,
+shape, dtype and checksum of every array, so that a checkpoint of another model is told from a damaged one, and a
+damaged one from a good one even where the file format would not notice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import io
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+# How many names an error lists of each kind of difference.
+_LISTED = 6
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written, read or used; the message is one line for the user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint held: arrays on the devices, the state of the data iterator, and the caller's record."""
+
+    step: int
+    state: Any
+    batches: Any
+    record: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of a run in `directory`, the newest `max_to_keep` of them. All processes call it alike."""
+
+    def __init__(self, directory: str | os.PathLike[str], max_to_keep: int):
+        self.directory = Path(directory).absolute()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"{self.directory}: cannot be created: {error.strerror}") from error
+        if not os.access(self.directory, os.W_OK):
+            raise CheckpointError(f"{self.directory}: is read-only, so checkpoints cannot be written to it")
+        options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, cleanup_tmp_directories=True)
+        with _quiet():
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def save(self, step: int, state: Any, batches: Any, record: dict[str, Any]) -> None:
+        """Starts to write a checkpoint and returns; the arrays may be donated at once.
+
+        Args:
+          step: names the checkpoint.
+          state: a tree of arrays.
+          batches: the state of the data iterator, of JSON types, the same on every host.
+          record: anything of JSON types.
+
+        Raises:
+          CheckpointError: this checkpoint, or the last one, which was still being written, could not be.
+        """
+        run = {"batches": batches, "record": record, "arrays": _describe(state, _checksums(state))}
+        with self._writing():
+            self._manager.save(
+                step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave(run)), force=True
+            )
+
+    def restore(self, target: Any) -> Restored | None:
+        """The newest readable checkpoint, or None if there are none at all.
+
+        A newer one that cannot be read is named in a warning and set aside as DIR/unreadable-<step>.
+
+        Args:
+          target: a tree of jax.ShapeDtypeStruct with shardings, such as `sharding.sharded_shapes` gives.
+
+        Raises:
+          CheckpointError: no checkpoint can be read, or the newest is of another model.
+        """
+        restored, unreadable = _restore_newest(self._manager, self.directory, "", target)
+        if unreadable:
+            if jax.process_index() == 0:
+                for step in unreadable:
+                    aside = self.directory / f"unreadable-{step}"
+                    shutil.rmtree(aside, ignore_errors=True)
+                    (self.directory / str(step)).rename(aside)
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("unreadable checkpoints are set aside")
+            with _quiet():
+                self._manager.reload()
+        return restored
+
+    def wait(self) -> None:
+        """Returns when everything is on disk. Raises CheckpointError if it could not be written."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and releases the threads. Raises CheckpointError if something could not be written."""
+        with self._writing():
+            self._manager.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:  # the error on its way out says more than one about this
+            with contextlib.suppress(CheckpointError):
+                self.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with _quiet():
+                yield
+        except Exception as error:
+            raise CheckpointError(f"{self.directory}: a checkpoint could not be written: {_reason(error)}") from error
+
+
+def restore_params(directory: str | os.PathLike[str], target: Any, name: str = "ema_params") -> tuple[int, Any]:
+    """(step, parameters) of the newest readable checkpoint of a run, for those who only use them.
+
+    Args:
+      directory: the run's checkpoints.
+      target: a tree of jax.ShapeDtypeStruct with shardings, such as `sharding.sharded_shapes` gives.
+      name: "ema_params" or "params".
+
+    Raises:
+      CheckpointError: there is no checkpoint, none can be read, or it is of another model.
+    """
+    directory = Path(directory).absolute()
+    restored = None
+    if directory.is_dir():
+        options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
+        with _quiet(), ocp.CheckpointManager(directory, options=options) as manager:
+            restored, _ = _restore_newest(manager, directory, f"{name}/", {name: target})
+    if restored is None:
+        raise CheckpointError(f"{directory}: there is no checkpoint; train first, or name the folder of a run")
+    return restored.step, restored.state[name]
+
+
+def _restore_newest(
+    manager: ocp.CheckpointManager, directory: Path, prefix: str, target: Any
+) -> tuple[Restored | None, list[int]]:
+    """The newest readable checkpoint, reading only arrays whose names start with `prefix`, and the unreadable steps."""
+    failures: dict[int, str] = {}
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            with _quiet():
+                restored = _restore_step(manager, directory, step, prefix, target)
+        except CheckpointError:
+            raise
+        except Exception as error:
+            failures[step] = _reason(error)
+            continue
+        for failed, reason in failures.items():
+            print(
+                f"warning: checkpoint {directory / str(failed)} cannot be read ({reason}); using step {step}",
+                file=sys.stderr,
+            )
+        return restored, list(failures)
+    if failures:
+        reasons = "; ".join(f"{step}: {reason}" for step, reason in failures.items())
+        raise CheckpointError(f"{directory}: no checkpoint can be read ({reasons})")
+    return None, []
+
+
+def _restore_step(manager: ocp.CheckpointManager, directory: Path, step: int, prefix: str, target: Any) -> Restored:
+    run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+    stored = {name: entry for name, entry in run["arrays"].items() if name.startswith(prefix)}
+    _check_same_model(directory / str(step), stored, _describe(target))
+    arguments = ocp.args.PyTreeRestore(
+        target,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        partial_restore=bool(prefix),
+    )
+    state = manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+    checksums = _describe(state, _checksums(state))
+    damaged = [name for name, entry in checksums.items() if entry != stored[name]]
+    if damaged:
+        raise OSError(f"the checksum of {_some(damaged)} is wrong")
+    return Restored(step, state, run["batches"], run["record"])
+
+
+def _check_same_model(path: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:
+    missing = [name for name in expected if name not in stored]
+    left_over = [name for name in stored if name not in expected]
+    changed = [
+        f"{name} {_array(stored[name])} instead of {_array(entry)}"
+        for name, entry in expected.items()
+        if name in stored and _array(stored[name]) != _array(entry)
+    ]
+    differences = {"missing": missing, "left over": left_over, "different": changed}
+    if any(differences.values()):
+        listed = "; ".join(f"{kind}: {_some(names)}" for kind, names in differences.items() if names)
+        raise CheckpointError(f"checkpoint {path} is of another model or optimizer: {listed}")
+
+
+def _array(entry: dict[str, Any]) -> str:
+    return f"{entry['dtype']}{entry['shape']}"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def _describe(tree: Any, checksums: np.ndarray | None = None) -> dict[str, dict[str, Any]]:
+    """name -> shape, dtype and, if given, checksum of every array."""
+    described = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    if checksums is not None:
+        for entry, checksum in zip(described.values(), checksums.tolist(), strict=True):
+            entry["checksum"] = checksum
+    return described
+
+
+def _checksums(tree: Any) -> np.ndarray:
+    """The sum of each array's words modulo 2**32, uint32 [leaves]: the same however the array is sharded."""
+    return np.asarray(_word_sums(jax.tree.leaves(tree)))
+
+
+@jax.jit
+def _word_sums(leaves: list[jax.Array]) -> jax.Array:
+    words = {1: jnp.uint8, 2: jnp.uint16}
+    sums = []
+    for leaf in leaves:
+        bits = jax.lax.bitcast_convert_type(leaf, words.get(leaf.dtype.itemsize, jnp.uint32))
+        sums.append(jnp.sum(bits, dtype=jnp.uint32))
+    return jnp.stack(sums)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error, shortened: Orbax's and TensorStore's run to pages."""
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return line if len(line) <= 200 else f"{line[:200]}..."
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax's log, and the stray tracebacks that its failures leave behind, off the console.
+
+    What went wrong is in the exceptions; they pass.
+    """
+    logger = logging.getLogger("absl")
+    level, hook = logger.level, sys.unraisablehook
+    logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            try:
+                yield
+            except Exception:
+                gc.collect()  # the coroutines of a failed restore complain when they are collected
+                raise
+    finally:
+        logger.setLevel(level)
+        sys.unraisablehook = hook

@@ -1,0 +1,148 @@
+"""What a run tells: metrics.jsonl, TensorBoard events, progress on the console, the table of parameters."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+import tensorboardX
+import tqdm
+from clu import parameter_overview as clu_parameter_overview
+
+# Seconds between lines where the console is a file or a pipe.
+LINE_SECONDS = 10.0
+
+
+class MetricsWriter:
+    """Writes scalars to `workdir`/metrics.jsonl, one object a line with its "step", and as TensorBoard events.
+
+    Only process 0 writes. A run that resumes at `start_step` continues the file: what lies beyond that step will be
+    computed again, so it is dropped, as is a line that a kill cut short.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], start_step: int = 0):
+        self._file: TextIO | None = None
+        if jax.process_index() != 0:
+            return
+        path = Path(workdir) / "metrics.jsonl"
+        _drop_lines_after(path, start_step)
+        self._file = path.open("a", encoding="utf-8")
+        self._events = tensorboardX.SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start_step + 1)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends one line; a value that is not finite is written as null, which JSON can hold."""
+        if self._file is None:
+            return
+        line = {name: _shortest(value) if math.isfinite(value) else None for name, value in scalars.items()}
+        self._file.write(json.dumps({"step": step, **line}, allow_nan=False) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, step)
+        self._events.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._events.close()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _shortest(value: float) -> float:
+    """The shortest decimal that is the same float32, which is all that the values have."""
+    return float(str(np.float32(value)))
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    if kept != lines:
+        replacement = path.with_suffix(".jsonl.tmp")
+        replacement.write_text("".join(kept), encoding="utf-8")
+        replacement.replace(path)
+
+
+class Progress:
+    """Steps and images a second, time left and the loss: a bar on a terminal, a line every LINE_SECONDS elsewhere.
+
+    Only process 0 writes.
+    """
+
+    def __init__(self, start_step: int, num_steps: int, batch_size: int, stream: TextIO | None = None):
+        self._stream = sys.stderr if stream is None else stream
+        self._start_step, self._step, self._num_steps = start_step, start_step, num_steps
+        self._batch_size = batch_size
+        self._start = self._last_line = time.monotonic()
+        self._loss = math.nan
+        self._quiet = jax.process_index() != 0
+        self._bar = None
+        if self._stream.isatty() and not self._quiet:
+            self._bar = tqdm.tqdm(
+                total=num_steps, initial=start_step, unit="step", file=self._stream, dynamic_ncols=True
+            )
+
+    def update(self, step: int, loss: float | None = None) -> None:
+        """`step` updates were made; `loss` is the newest average, where there is a new one."""
+        if loss is not None:
+            self._loss = loss
+        if self._bar is not None:
+            rate = (step - self._start_step) / max(time.monotonic() - self._start, 1e-9)
+            self._bar.set_postfix_str(f"{rate * self._batch_size:.0f} images/s, loss {self._loss:.4g}", refresh=False)
+            self._bar.update(step - self._step)
+        self._step = step
+        if not self._quiet and self._bar is None and time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            print(self.line(), file=self._stream, flush=True)
+
+    def line(self) -> str:
+        """The state of the run in one line."""
+        rate = (self._step - self._start_step) / max(time.monotonic() - self._start, 1e-9)
+        left = datetime.timedelta(seconds=round((self._num_steps - self._step) / rate)) if rate else "?"
+        return (
+            f"step {self._step}/{self._num_steps}, loss {self._loss:.4g}, {rate:.3g} steps/s, "
+            f"{rate * self._batch_size:.0f} images/s, {left} left"
+        )
+
+    def close(self) -> None:
+        """Ends the bar, or writes a last line."""
+        if self._bar is not None:
+            self._bar.close()
+        elif not self._quiet and self._step > self._start_step:
+            print(self.line(), file=self._stream, flush=True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def parameter_overview(params: Any) -> str:
+    """A table of name, shape, dtype, size and sharding of every parameter, with the totals under it (clu)."""
+    return clu_parameter_overview.get_parameter_overview(params, include_stats="sharding")
+
+
+def count_parameters(params: Any) -> int:
+    """The number of trained scalars."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def say(message: str) -> None:
+    """One line on the console, from process 0."""
+    if jax.process_index() == 0:
+        print(message, file=sys.stderr, flush=True)

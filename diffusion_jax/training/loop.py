@@ -1,0 +1,209 @@
+"""The training loop, one for every method: start or resume, step, report, save, stop."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from diffusion_jax.training import ema, metrics, sharding
+from diffusion_jax.training import state as train_state
+from diffusion_jax.training.checkpoints import Checkpoints
+from diffusion_jax.training.interruption import Interruption
+from diffusion_jax.training.logging import MetricsWriter, Progress, count_parameters, parameter_overview, say
+from diffusion_jax.training.method import Batch, Batches, Method
+from diffusion_jax.training.optimizer import Schedule
+from diffusion_jax.training.state import TrainState
+from diffusion_jax.training.step import make_train_step
+from diffusion_jax.training.timing import Stopwatch, Timing
+
+# Steps that the host may be ahead of the devices: enough to keep them busy, few enough to stop soon.
+STEPS_AHEAD = 2
+
+
+class DivergenceError(ValueError):
+    """The loss or its gradient is not finite any more; the message is one line for the user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+    """How long a run is, and how often it reports and saves.
+
+    Attributes:
+      num_steps: updates.
+      seed: of the parameters and of everything random in the loss.
+      accumulation_steps: parts that each batch is cut into, gone through one after the other.
+      matmul_precision: see `step.make_train_step`.
+      log_every: steps between lines of metrics.jsonl; a line has the averages since the last.
+      checkpoint_every: steps between checkpoints; there is one at the end in any case.
+      max_to_keep: checkpoints; older ones are deleted.
+    """
+
+    num_steps: int
+    seed: int = 0
+    accumulation_steps: int = 1
+    matmul_precision: str = "highest"
+    log_every: int = 100
+    checkpoint_every: int = 1000
+    max_to_keep: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "accumulation_steps", "log_every", "checkpoint_every", "max_to_keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """The state at the end, the time it took, and the signal that ended the run early, if one did."""
+
+    state: TrainState
+    timing: Timing
+    interrupted: signal.Signals | None
+
+
+def train(
+    method: Method,
+    batches: Batches,
+    workdir: str | os.PathLike[str],
+    *,
+    optimizer: optax.GradientTransformation,
+    learning_rate: Schedule,
+    ema_decay: ema.Decay,
+    mesh: Mesh,
+    options: TrainingOptions,
+) -> TrainResult:
+    """Trains from the newest checkpoint in `workdir`, or from the start, to `options.num_steps` updates.
+
+    A run that was interrupted, by a signal or by a kill, ends with the same bits as one that was not. SIGTERM and
+    Ctrl-C finish the step at hand and save; the result then names the signal.
+
+    Args:
+      method: gives parameters and loss.
+      batches: this host's part of each batch.
+      workdir: gets checkpoints/, metrics.jsonl, tensorboard/, parameters.txt and timing.json.
+      optimizer, learning_rate: from `optimizer.make_optimizer`; the rate is only reported.
+      ema_decay: from `ema.make_ema`.
+      mesh: from `sharding.make_mesh`.
+      options: see there.
+
+    Raises:
+      DivergenceError: the loss or its gradient is not finite; nothing was saved since.
+      CheckpointError: a checkpoint cannot be written, none can be read, or it is of another model.
+      ValueError: the batch does not split over devices and accumulation steps, or the data changed since the
+        checkpoint.
+    """
+    workdir = Path(workdir).absolute()
+    key = jax.random.key(options.seed)
+    init_key, step_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+    with Interruption() as interruption, Checkpoints(workdir / "checkpoints", options.max_to_keep) as checkpoints:
+        state, step, batch, batch_size, record = _start(
+            method, batches, optimizer, mesh, checkpoints, init_key, options.accumulation_steps
+        )
+        timing = Timing(**record["timing"]) if record else Timing()
+        interval = metrics.from_sums(record["interval"]) if record and record["interval"] else None
+        if jax.process_index() == 0:
+            (workdir / "parameters.txt").write_text(parameter_overview(state.params) + "\n", encoding="utf-8")
+        say(f"{count_parameters(state.params):,} parameters on {mesh.size} x {mesh.devices.flat[0].device_kind}")
+        if step >= options.num_steps:
+            say(f"the checkpoint of step {step} is trained for all {options.num_steps} steps")
+            return TrainResult(state, timing, interruption.signal)
+
+        watch = Stopwatch()
+        jitted_step = make_train_step(
+            method,
+            optimizer,
+            ema_decay,
+            mesh,
+            sharding.state_shardings(mesh, state),
+            accumulation_steps=options.accumulation_steps,
+            matmul_precision=options.matmul_precision,
+        )
+        train_step = jitted_step.lower(state, batch, step_key).compile()
+        seconds = watch.lap()
+        timing.compile_seconds += seconds
+        say(f"compiled the training step in {seconds:.1f} s")
+
+        saved, reported, report_watch = step, step, Stopwatch()
+        ahead: collections.deque[jax.Array] = collections.deque()
+        with MetricsWriter(workdir, step) as writer, Progress(step, options.num_steps, batch_size) as progress:
+            while True:
+                state, sums = train_step(state, batch, step_key)
+                step += 1
+                interval = metrics.accumulate(interval, sums)
+                ahead.append(sums["loss"][0])
+                if len(ahead) > STEPS_AHEAD:
+                    ahead.popleft().block_until_ready()
+                last = step == options.num_steps or interruption.requested(step)
+                loss = None
+                if step % options.log_every == 0 or step == options.num_steps:
+                    averages = _finite(metrics.averages(interval), step, saved)
+                    loss, interval = averages["loss"], None
+                    rate, reported = (step - reported) / report_watch.lap(), step
+                    averages["learning_rate"] = float(learning_rate(step - 1))
+                    averages["steps_per_second"], averages["images_per_second"] = rate, rate * batch_size
+                    writer.write(step, averages)
+                if step % options.checkpoint_every == 0 or last:
+                    if interval is not None:
+                        _finite(metrics.averages(interval), step, saved)
+                    timing.train_seconds += watch.lap()
+                    timing.steps, timing.images = step, step * batch_size
+                    sums_so_far = None if interval is None else metrics.to_sums(interval)
+                    record = {"timing": dataclasses.asdict(timing), "interval": sums_so_far}
+                    checkpoints.save(step, state, batches.get_state(), record)
+                    saved = step
+                progress.update(step, loss)
+                if last:
+                    break
+                batch = sharding.global_batch(mesh, next(batches))
+        checkpoints.wait()
+        if jax.process_index() == 0:
+            timing.write(workdir / "timing.json")
+        return TrainResult(state, timing, interruption.signal)
+
+
+def _start(
+    method: Method,
+    batches: Batches,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    key: jax.Array,
+    accumulation_steps: int,
+) -> tuple[TrainState, int, Batch, int, dict[str, Any]]:
+    """(state, step, next batch, global batch size, record of the checkpoint, {} without one)."""
+
+    def create(key: jax.Array, batch: Batch) -> TrainState:
+        return train_state.create(method.init(key, batch), optimizer)
+
+    local_batch = next(batches)
+    batch_size = len(next(iter(local_batch.values()))) * jax.process_count()
+    sharding.check_batch_size(mesh, batch_size, accumulation_steps)
+    batch = sharding.global_batch(mesh, local_batch)
+    shapes = sharding.sharded_shapes(mesh, jax.eval_shape(create, key, batch))
+    restored = checkpoints.restore(shapes)
+    if restored is None:
+        shardings = sharding.state_shardings(mesh, shapes)
+        return jax.jit(create, out_shardings=shardings)(key, batch), 0, batch, batch_size, {}
+    say(f"resuming from the checkpoint of step {restored.step}")
+    batches.set_state(restored.batches)
+    return restored.state, restored.step, sharding.global_batch(mesh, next(batches)), batch_size, restored.record
+
+
+def _finite(averages: dict[str, float], step: int, saved: int) -> dict[str, float]:
+    loss, norm = averages["loss"], averages["grad_norm"]
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise DivergenceError(
+            f"training diverged before step {step} (loss {loss}, gradient norm {norm}); "
+            f"{f'the checkpoint of step {saved} is kept' if saved else 'nothing was saved yet'}; "
+            "lower optimizer.learning_rate or optimizer.clip_norm, or lengthen optimizer.warmup_steps"
+        )
+    return averages

@@ -1,0 +1,111 @@
+"""Optimisers: gradient clipping, then an update rule, then a learning rate that follows a schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffusion_jax.training.choices import unknown
+
+# The learning rate from the number of updates made before (int32 scalar).
+Schedule = Callable[[Any], jax.Array]
+
+# The options of each update rule beside the learning rate, with their defaults.
+OPTIMIZERS: dict[str, tuple[Callable[..., optax.GradientTransformation], dict[str, float]]] = {
+    "adam": (optax.adam, {"b1": 0.9, "b2": 0.999, "eps": 1e-8}),
+    "adamw": (optax.adamw, {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}),
+    "radam": (optax.radam, {"b1": 0.9, "b2": 0.999, "eps": 1e-8}),
+    "sgd": (optax.sgd, {"momentum": 0.0}),
+}
+# What a schedule multiplies the learning rate by, as a function of progress in [0, 1] through the steps after warm-up.
+SCHEDULES: dict[str, Callable[[Any], Any]] = {
+    "constant": jnp.ones_like,
+    "cosine": lambda progress: 0.5 * (1 + jnp.cos(math.pi * progress)),
+    "linear": lambda progress: 1 - progress,
+}
+
+
+def make_optimizer(
+    name: str = "adam",
+    learning_rate: float = 2e-4,
+    warmup_steps: int = 0,
+    schedule: str = "constant",
+    num_steps: int | None = None,
+    clip_norm: float | None = 1.0,
+    b1: float | None = None,
+    b2: float | None = None,
+    eps: float | None = None,
+    weight_decay: float | None = None,
+    momentum: float | None = None,
+) -> tuple[optax.GradientTransformation, Schedule]:
+    """An optimiser and its learning rate as a function of the number of updates made before.
+
+    Warm-up is DDPM's, learning_rate * min(step / warmup_steps, 1) (Ho et al. 2020, released code), so that the first
+    update has learning rate 0 exactly; the schedule takes over after it and ends at num_steps.
+
+    Args:
+      name: "adam", "adamw" (decoupled weight decay of every parameter), "radam" or "sgd".
+      learning_rate: after warm-up.
+      warmup_steps: 0 starts at the full learning rate.
+      schedule: "constant", "cosine" (to 0) or "linear" (to 0).
+      num_steps: length of the run in updates; needed by schedules that decay.
+      clip_norm: the gradient is scaled down to this global norm where it is larger; None never does.
+      b1, b2, eps, weight_decay, momentum: of the update rule; None takes its default (`OPTIMIZERS`).
+
+    Raises:
+      ValueError: an unknown name, a value out of its range, or an option that the update rule does not have.
+    """
+    if name not in OPTIMIZERS:
+        raise unknown("optimizer.name", name, OPTIMIZERS)
+    if not learning_rate > 0:
+        raise ValueError(f"optimizer.learning_rate is {learning_rate}; it must be above 0")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"optimizer.clip_norm is {clip_norm}; it must be above 0, or None to never clip")
+    rule, defaults = OPTIMIZERS[name]
+    given = {"b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
+    options = dict(defaults)
+    for option, value in given.items():
+        if value is None:
+            continue
+        if option not in defaults:
+            has = ", ".join(defaults)
+            raise ValueError(f"optimizer.{option} is {value}, but {name!r} does not have it; it has {has}")
+        if not (0 <= value < 1 if option in ("b1", "b2", "momentum") else value >= 0):
+            allowed = "at least 0 and below 1" if option in ("b1", "b2", "momentum") else "at least 0"
+            raise ValueError(f"optimizer.{option} is {value}; it must be {allowed}")
+        options[option] = value
+    rate = make_schedule(learning_rate, warmup_steps, schedule, num_steps)
+    update = rule(rate, **options)
+    return (update if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), update)), rate
+
+
+def make_schedule(
+    learning_rate: float, warmup_steps: int = 0, schedule: str = "constant", num_steps: int | None = None
+) -> Schedule:
+    """The learning rate as a function of the number of updates made before; arguments as in `make_optimizer`."""
+    if schedule not in SCHEDULES:
+        raise unknown("optimizer.schedule", schedule, SCHEDULES)
+    if warmup_steps < 0:
+        raise ValueError(f"optimizer.warmup_steps is {warmup_steps}; it must be at least 0")
+    decay_steps = 1
+    if schedule != "constant":
+        if num_steps is None:
+            raise ValueError(f"optimizer.schedule {schedule!r} decays to the end of the run, so it needs num_steps")
+        if num_steps <= warmup_steps:
+            raise ValueError(
+                f"optimizer.warmup_steps is {warmup_steps}; schedule {schedule!r} needs it below the {num_steps} steps"
+            )
+        decay_steps = num_steps - warmup_steps
+
+    def rate(step: Any) -> Any:
+        step = jnp.asarray(step, jnp.float32)
+        warmup = jnp.minimum(step / warmup_steps, 1) if warmup_steps else 1.0
+        progress = jnp.clip((step - warmup_steps) / decay_steps, 0, 1)
+        return learning_rate * warmup * SCHEDULES[schedule](progress)
+
+    return rate

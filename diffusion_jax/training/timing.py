@@ -1,0 +1,48 @@
+"""How long a run took, over all its resumptions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass
+class Timing:
+    """Seconds and steps of a run up to its last checkpoint; it travels in the checkpoints.
+
+    Attributes:
+      compile_seconds: tracing and compiling the step.
+      train_seconds: from the first step on, with data, reports and saving, without what a kill undid.
+      steps, images: updates made in that time, and the examples that they used.
+    """
+
+    compile_seconds: float = 0.0
+    train_seconds: float = 0.0
+    steps: int = 0
+    images: int = 0
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Writes the fields and the rates as one JSON object."""
+        Path(path).write_text(json.dumps(self.summary(), indent=2) + "\n", encoding="utf-8")
+
+    def summary(self) -> dict[str, Any]:
+        """The fields, and steps and images a second of training."""
+        seconds = max(self.train_seconds, 1e-9)
+        rates = {"steps_per_second": self.steps / seconds, "images_per_second": self.images / seconds}
+        return {**dataclasses.asdict(self), **rates}
+
+
+class Stopwatch:
+    """Seconds since it was made or last read."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def lap(self) -> float:
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        return seconds
