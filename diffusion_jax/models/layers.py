@@ -90,9 +90,7 @@ class Dense(nn.Module):
         kernel = self.param(
             "kernel", kernel_init(self.initialization, self.last), (channels, self.features), jnp.float32
         )
-        bias = self.param(
-            "bias", bias_init(self.initialization, self.last, channels), (self.features,), jnp.float32
-        )
+        bias = self.param("bias", bias_init(self.initialization, self.last, channels), (self.features,), jnp.float32)
         return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 

@@ -2,8 +2,10 @@
 
 from flax import linen as nn
 
+from diffusion_jax.models.mlp import MLP
 from diffusion_jax.models.unet import UNet
 
 MODELS: dict[str, type[nn.Module]] = {
     "unet": UNet,
+    "mlp": MLP,
 }

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.models.blocks import BlockOptions, DownBlock, MidBlock, UpBlock
-from diffusion_jax.models.layers import INITIALIZATIONS, Conv, Initialization, timestep_embedding
+from diffusion_jax.models.layers import INITIALIZATIONS, Initialization, timestep_embedding
 
 RESAMPLES = ("conv", "resblock")
 
@@ -141,7 +141,7 @@ class UNet(nn.Module):
     @nn.nowrap
     def level_channels(self) -> tuple[int, ...]:
         """Channels of each level, highest resolution first."""
-        return tuple(int(mult * self.channels) for mult in self.channel_mults)
+        return tuple(round(mult * self.channels) for mult in self.channel_mults)
 
     @nn.nowrap
     def level_attention(self, image_size: int) -> tuple[bool, ...]:
@@ -211,7 +211,7 @@ class UNet(nn.Module):
     def _check_widths(self, reference: int) -> None:
         features = self.level_channels()
         for mult, width in zip(self.channel_mults, features, strict=True):
-            if width != mult * self.channels:
+            if abs(width - mult * self.channels) > 1e-6:
                 raise ValueError(f"channel_mults: {mult} times channels={self.channels} is not a whole number")
         # the blocks of the way up also normalise the concatenation with a skip: sums of these
         for width in features:

@@ -1,0 +1,113 @@
+"""Between a parameter tree and the named tensors of a PyTorch state dict.
+
+A format describes itself as a list of :class:`Tensor`: name and shape in the file, the parameters it holds, and
+the two conversions. Loading and saving are then the same few lines for every network, and so are the errors.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion_jax.hub.files import CheckpointError
+
+Path = tuple[str, ...]
+Shapes = Mapping[Path, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a file and the parameters stored in it (several where the file fuses them)."""
+
+    name: str
+    shape: tuple[int, ...]
+    paths: tuple[Path, ...]
+    unpack: Callable[[np.ndarray], Sequence[np.ndarray]]
+    pack: Callable[[Sequence[np.ndarray]], np.ndarray]
+
+
+def parameter(name: str, path: Path, shape: tuple[int, ...], extra_axes: int = 0) -> Tensor:
+    """A parameter that the file holds alone, in PyTorch's axis order.
+
+    Convolutions are HWIO here and OIHW there, matrices transposed; vectors and embeddings are the same.
+    ``extra_axes`` counts axes of length one behind a matrix (a 1x1 convolution that is a dense layer here).
+    """
+    if path[-1] == "kernel":
+        order = (*range(len(shape) - 1, len(shape) - 3, -1), *range(len(shape) - 2))
+    else:
+        order = tuple(range(len(shape)))
+    there = (*(shape[axis] for axis in order), *(1,) * extra_axes)
+    inverse = tuple(int(axis) for axis in np.argsort(order))
+
+    def unpack(tensor: np.ndarray) -> Sequence[np.ndarray]:
+        return (tensor.reshape(there[: len(shape)]).transpose(inverse),)
+
+    def pack(values: Sequence[np.ndarray]) -> np.ndarray:
+        return values[0].transpose(order).reshape(there)
+
+    return Tensor(name, there, (path,), unpack, pack)
+
+
+def leaf_name(path: Path) -> str:
+    """PyTorch's name of a parameter's last component."""
+    return "bias" if path[-1] == "bias" else "weight"
+
+
+def flatten(params: Any) -> dict[Path, Any]:
+    """{path: leaf} of a nested dictionary of arrays (or of shapes)."""
+    leaves, _ = jax.tree.flatten_with_path(params)
+    return {tuple(str(getattr(key, "key", key)) for key in path): leaf for path, leaf in leaves}
+
+
+def unflatten(leaves: Mapping[Path, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        node = tree
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = leaf
+    return tree
+
+
+def to_params(layout: Iterable[Tensor], tensors: Mapping[str, np.ndarray], *, where: str) -> dict[str, Any]:
+    """The parameter tree, float32, from the tensors of a file.
+
+    Args:
+      layout: the tensors that the network needs.
+      tensors: the tensors that there are.
+      where: the file or folder, for the error.
+
+    Raises:
+      CheckpointError: naming every missing, left-over and wrongly shaped tensor.
+    """
+    wanted = {tensor.name: tensor for tensor in layout}
+    missing = [name for name in wanted if name not in tensors]
+    left_over = [name for name in tensors if name not in wanted]
+    wrong = [
+        f"{name} is {list(tensors[name].shape)}, not {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    problems = [
+        f"{len(names)} {what}: {', '.join(names)}"
+        for what, names in (("missing", missing), ("left over", left_over), ("of the wrong shape", wrong))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{where}: the tensors do not fit config.json; {'; '.join(problems)}")
+    leaves: dict[Path, np.ndarray] = {}
+    for name, tensor in wanted.items():
+        for path, value in zip(tensor.paths, tensor.unpack(tensors[name]), strict=True):
+            leaves[path] = np.ascontiguousarray(value, dtype=np.float32)
+    return unflatten(leaves)
+
+
+def from_params(layout: Iterable[Tensor], params: Any) -> dict[str, np.ndarray]:
+    """The tensors of a file from the parameter tree (the inverse of :func:`to_params`)."""
+    leaves = flatten(params)
+    return {
+        tensor.name: tensor.pack([np.asarray(leaves[path], dtype=np.float32) for path in tensor.paths])
+        for tensor in layout
+    }
