@@ -16,9 +16,9 @@ class MLP(nn.Module):
     """Predicts an image-shaped quantity from a noisy image and its time.
 
     The blocks are those of a diffusion transformer without the attention: a normalisation whose scale, shift and
-    residual gate follow from time and class (adaLN-Zero, Peebles and Xie 2023, section 3.2), then two dense layers. On a
-    CPU an 8x8 image costs a small part of what a convolutional network of the same quality costs; from some 16x16 pixels
-    on the first and last layers grow too large, and a U-Net is the better choice.
+    residual gate follow from time and class (adaLN-Zero, Peebles and Xie 2023, section 3.2), then two dense layers. On
+    a CPU an 8x8 image costs a small part of what a convolutional network of the same quality costs; beyond some 16x16
+    pixels the first and last layers grow too large, and a U-Net is the better choice.
 
     Fields: out_channels; width and depth of the residual stream; num_classes, None for an unconditional network, else
     the class index num_classes is the null class; dropout inside the blocks; dtype of the computation (parameters,

@@ -1,0 +1,79 @@
+"""The default experiment: every field that exists, with its type and its default."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import config_dict
+
+from diffusion_jax import data
+from diffusion_jax.config.options import Registry, named_section, plain_section
+from diffusion_jax.diffusion.objective import WEIGHTINGS
+from diffusion_jax.diffusion.process import PROCESSES
+from diffusion_jax.diffusion.samplers import SAMPLERS
+from diffusion_jax.models.registry import MODELS
+from diffusion_jax.training import ema, optimizer
+
+# Sections whose `name` picks a constructor, and the arguments of it that follow from the rest of the config.
+NAMED_SECTIONS: dict[str, tuple[Registry, tuple[str, ...]]] = {
+    "model": (MODELS, ("out_channels", "num_classes", "null_class", "dtype")),
+    "process": (PROCESSES, ()),
+    "weighting": (WEIGHTINGS, ()),
+    "sampling": (SAMPLERS, ("process", "prediction")),
+}
+# Fields of named sections that belong to the job and not to the constructor.
+SHARED_FIELDS = {"sampling": ("guidance_scale", "num_images", "batch_size", "num_frames")}
+
+
+def default() -> config_dict.ConfigDict:
+    """A new config with every field at its default; experiments change what differs."""
+    config = config_dict.ConfigDict()
+    config.name = "experiment"  # also names the default work directory, runs/<name>
+    config.seed = 0
+
+    config.data = plain_section(data.load_source, excluded=("split",))
+    config.data.name = "digits"  # digits, image_folder, or tfds:<dataset>
+    config.data.flip = False  # random horizontal flips
+    config.data.num_workers = 0  # processes that decode images; 0 decodes in threads of the main one
+
+    config.model = named_section(MODELS, "unet", NAMED_SECTIONS["model"][1])
+    config.process = named_section(PROCESSES, "linear")
+    config.weighting = named_section(WEIGHTINGS, "simple")
+
+    config.method = config_dict.ConfigDict()
+    config.method.name = "diffusion"
+    config.method.prediction = "epsilon"  # what the network's output means: epsilon, sample, v, ...
+    config.method.class_conditional = False
+    config.method.label_dropout = 0.1  # share of labels dropped in training, for classifier-free guidance
+
+    config.training = config_dict.ConfigDict()
+    config.training.batch_size = 128  # over all devices and hosts
+    config.training.num_steps = 10_000
+    config.training.accumulation_steps = 1  # the batch is cut into so many parts, one after the other
+    config.training.compute_dtype = "float32"  # of activations; parameters stay float32
+    config.training.matmul_precision = "highest"  # highest is float32; default lets GPUs use TF32, TPUs bfloat16
+    config.training.log_every = 100
+    config.training.checkpoint_every = 1000
+    config.training.max_to_keep = 2
+
+    config.optimizer = plain_section(optimizer.make_optimizer, excluded=("num_steps",))
+    config.ema = plain_section(ema.make_ema, excluded=("batch_size",))
+    config.mesh = config_dict.ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # devices along each axis; -1: the rest
+
+    config.sampling = named_section(SAMPLERS, "ddim", NAMED_SECTIONS["sampling"][1])
+    config.sampling.guidance_scale = 1.0  # 1 is no guidance
+    config.sampling.num_images = 64  # in samples.png
+    config.sampling.batch_size = 64  # over all devices
+    config.sampling.num_frames = 32  # states of the reverse process in sampling.gif
+
+    config.evaluation = config_dict.ConfigDict()
+    config.evaluation.num_images = 1000  # generated for the scores
+    config.evaluation.max_reference_images = 10_000  # of each split, evenly spaced
+    return config.lock()
+
+
+def get(config: config_dict.ConfigDict, path: str) -> Any:
+    """The value at a dotted path."""
+    for part in path.split("."):
+        config = config[part]
+    return config

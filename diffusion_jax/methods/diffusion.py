@@ -1,0 +1,108 @@
+"""Pixel-space diffusion as a method: what the one training loop and the sampling job need to know."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from diffusion_jax.diffusion import guidance, samplers
+from diffusion_jax.diffusion.objective import Objective
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
+
+# The training loss is reported for this many equal shares of the noise levels, the least noisy first.
+NOISE_BINS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion:
+    """A denoising network, how it is trained and how it is sampled.
+
+    Attributes:
+      network: called as network(sample, timestep, class_labels, train) -> raw output.
+      objective: the loss on the raw output.
+      sampler: the table of steps that `sample` runs.
+      image_shape: (height, width, channels).
+      num_classes: None for an unconditional network; otherwise the label num_classes stands for "no class".
+      label_dropout: share of training examples whose label is dropped, which is what classifier-free guidance needs.
+    """
+
+    network: nn.Module
+    objective: Objective
+    sampler: samplers.Sampler
+    image_shape: tuple[int, int, int]
+    num_classes: int | None = None
+    label_dropout: float = 0.0
+
+    def init(self, key: jax.Array, batch: Batch) -> Any:
+        """Parameters for images like those of `batch`."""
+        image = batch["image"][:1]
+        labels = None if self.num_classes is None else jnp.zeros(1, jnp.int32)
+        return self.network.init(key, image, jnp.zeros(1, jnp.int32), labels)["params"]
+
+    def loss(self, params: Any, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[jax.Array, Metrics]:
+        """The mean loss of a batch, and what is reported of it as name -> (values [B], weights [B]).
+
+        batch: "image" float [B, H, W, C] in [-1, 1], "label" int32 [B], "position" int32 [B], the place of each example
+        in the global batch, from which its randomness follows.
+        """
+        del step
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["position"])
+        objective_keys, label_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        labels = None
+        if self.num_classes is not None:
+            dropped = jax.vmap(lambda k: jax.random.bernoulli(k, self.label_dropout))(label_keys)
+            labels = jnp.where(dropped, self.num_classes, batch["label"])
+        dropout = {"dropout": jax.random.fold_in(keys[0], 1)}
+
+        def network(x: jax.Array, t: jax.Array) -> jax.Array:
+            return self.network.apply({"params": params}, x, t, labels, True, rngs=dropout)  # pyright: ignore
+
+        terms = self.objective(network, batch["image"], objective_keys)
+        metrics = {"loss": (terms.loss, jnp.ones_like(terms.loss))}
+        noise_bin = jnp.minimum((terms.quantile * NOISE_BINS).astype(jnp.int32), NOISE_BINS - 1)
+        for i in range(NOISE_BINS):
+            metrics[f"loss_noise_{i + 1}_of_{NOISE_BINS}"] = (terms.loss, (noise_bin == i).astype(jnp.float32))
+        return terms.loss.mean(), metrics
+
+    def sample(
+        self,
+        params: Any,
+        keys: jax.Array,
+        labels: jax.Array | None,
+        guidance_scale: jax.Array | None = None,
+        trajectory_stride: int | None = None,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Images float32 [N, H, W, C] in [-1, 1], image i from keys[i] alone.
+
+        Args:
+          params: of the network, usually the EMA's.
+          keys: [N] PRNG keys.
+          labels: int32 [N], None for an unconditional network.
+          guidance_scale: scalar; None evaluates the network once a step, without the null class.
+          trajectory_stride: also return every so many states of the reverse process [frames, N, H, W, C].
+        """
+
+        def predict(x: jax.Array, t: jax.Array, condition: jax.Array | None) -> jax.Array:
+            return self.network.apply({"params": params}, x, t, condition)  # pyright: ignore[reportReturnType]
+
+        x_T = samplers.initial_noise(self.sampler, keys, self.image_shape)
+        if labels is None or guidance_scale is None:
+            denoise = guidance.conditional(predict, labels)
+        else:
+            null = jnp.full_like(labels, self.num_classes)
+            denoise = guidance.classifier_free(predict, labels, null, guidance_scale)
+        x, trajectory = samplers.sample(
+            self.sampler,
+            denoise,
+            x_T,
+            key=keys,
+            return_trajectory=trajectory_stride is not None,
+            trajectory_stride=trajectory_stride or 1,
+        )
+        return jnp.clip(x, -1, 1), trajectory

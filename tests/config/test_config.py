@@ -1,0 +1,138 @@
+"""A config that cannot be is refused before anything is compiled, in one line that names the field."""
+
+import jax
+import pytest
+
+from configs import digits
+from diffusion_jax import config as experiment
+from diffusion_jax.config import build, options
+from diffusion_jax.diffusion import samplers
+
+
+def changed(**fields):
+    """The digits config with dotted fields changed, written with two underscores for the dot."""
+    config = digits.get_config()
+    with config.unlocked():
+        for path, value in fields.items():
+            *parents, name = path.split("__")
+            section = config
+            for parent in parents:
+                section = section[parent]
+            if name in section:
+                del section[name]
+            section[name] = value
+    return config
+
+
+def build_all(config, num_devices=1):
+    experiment.check(config, num_devices)
+    source = build.source(config, "train")
+    build.optimization(config)
+    return build.method(config, source.num_classes if config.method.class_conditional else None)
+
+
+def test_the_default_and_the_digits_config_are_accepted():
+    experiment.check(experiment.default(), 1)
+    method = build_all(digits.get_config())
+    assert method.num_classes == 10 and method.image_shape == (8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"training__batch_sise": 3},
+            r"config.training field 'batch_sise' does not exist; did you mean 'batch_size'\?",
+        ),
+        ({"trainin": 3}, r"config field 'trainin' does not exist; did you mean 'training'\?"),
+        ({"training__batch_size": "many"}, "config.training.batch_size is 'many', of type str; it must be of type int"),
+        ({"training__batch_size": True}, "config.training.batch_size is True, of type bool"),
+        ({"training": 3}, "config.training is 3; it is a section with"),
+        ({"training__num_steps": 0}, "config.training.num_steps is 0; it must be 1 or more"),
+        ({"training__num_steps": None}, "config.training.num_steps is None"),
+        ({"process__num_timesteps": 0}, "config.process.num_timesteps is 0; it must be 1 or more"),
+        ({"process__name": "cosin"}, r"config.process.name 'cosin' does not exist; did you mean 'cosine'\?"),
+        ({"process__beta_start": 0.1}, "config.process.beta_start is 0.1, but 'cosine' does not take it; it takes"),
+        ({"method__prediction": "eps"}, "config.method.prediction 'eps' does not exist"),
+        ({"method__label_dropout": 1.5}, "config.method.label_dropout is 1.5; it must be from 0 to 1"),
+        ({"training__accumulation_steps": 3}, "config.training.batch_size is 128; it must be a multiple of 3"),
+        ({"sampling__num_steps": 2000}, "config.sampling: num_steps is 2000; it can be 1 to 1000"),
+        ({"sampling__spacing_rule": "leding"}, "config.sampling: spacing_rule is 'leding'; it can be leading"),
+        ({"data__image_size": 9}, "config.data: image_size"),
+        ({"data__name": "digit"}, "config.data: .*digits"),
+        ({"model__width": 7}, "config.model: width=7"),
+        ({"optimizer__name": "adm"}, "config.optimizer.name is 'adm'"),
+        ({"optimizer__learning_rate": -1.0}, "config.optimizer.learning_rate is -1.0"),
+        ({"ema__kind": "ddmp"}, "config.ema.kind is 'ddmp'"),
+    ],
+)
+def test_a_bad_field_is_named(fields, message):
+    with pytest.raises(experiment.ConfigError, match=message) as raised:
+        build_all(changed(**fields))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_resolution_that_the_levels_do_not_divide():
+    config = changed(model={"name": "unet", "channels": 32, "channel_mults": (1, 1, 1, 1, 1)})
+    with config.unlocked():
+        for field, value in experiment.default().model.items():
+            if field not in config.model:
+                config.model[field] = value
+    with pytest.raises(experiment.ConfigError, match=r"config.model: .*8.*multiple of 16"):
+        build_all(config)
+
+
+def test_batch_must_divide_by_the_devices():
+    with pytest.raises(experiment.ConfigError, match=r"must be a multiple of 24 .24 devices x 1 accumulation"):
+        experiment.check(digits.get_config(), 24)
+    with pytest.raises(experiment.ConfigError, match=r"config.sampling.batch_size is 30"):
+        experiment.check(changed(sampling__batch_size=30), 8)
+
+
+def test_a_missing_field_is_named():
+    config = digits.get_config()
+    with config.unlocked():
+        del config.training["num_steps"]
+    with pytest.raises(experiment.ConfigError, match=r"config.training.num_steps is missing"):
+        experiment.check(config, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("training.batchsize", "3", "did you mean 'batch_size'"),
+        ("trainig.batch_size", "3", "config field 'trainig' does not exist; did you mean 'training'"),
+        ("training.batch_size", "x", "config.training.batch_size is 'x'; it must be of type int"),
+        ("data.flip", "maybe", "config.data.flip is 'maybe'; it must be true or false"),
+        ("training.batch_size", "32", None),
+    ],
+)
+def test_overrides_are_explained(path, value, message):
+    refused = experiment.refuse_override(path, value)
+    assert refused is None if message is None else message in refused
+
+
+def test_every_option_of_every_constructor_is_a_field_of_its_own_type():
+    """The command line can set what any sampler takes, though only one is chosen."""
+    section = experiment.default().sampling
+    for constructor in samplers.SAMPLERS.values():
+        for option in options.parameters(constructor, ("process", "prediction")):
+            assert option in section
+    assert section.get_type("eta") is float and section.get_type("num_steps") is int
+    assert section.get_type("rederive_epsilon") is bool and section.get_type("clip") is float
+
+
+def test_an_unset_option_leaves_the_constructor_its_default():
+    config = digits.get_config()
+    config.sampling.eta = 1.0
+    assert build_all(config).sampler.stochastic
+    assert not build_all(digits.get_config()).sampler.stochastic
+
+
+def test_image_keys_are_functions_of_seed_and_index():
+    config = digits.get_config()
+    some = jax.random.key_data(build.image_keys(config, jax.numpy.array([5, 2])))
+    more = jax.random.key_data(build.image_keys(config, jax.numpy.arange(8)))
+    assert (some == more[jax.numpy.array([5, 2])]).all()
+    config.seed = 1
+    assert (jax.random.key_data(build.image_keys(config, jax.numpy.arange(8))) != more).any()

@@ -1,0 +1,106 @@
+"""The diffusion method: its randomness, its labels and its guidance, on a network small enough to read."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from diffusion_jax.diffusion import process, samplers
+from diffusion_jax.diffusion.objective import Objective, simple
+from diffusion_jax.methods.diffusion import NOISE_BINS, Diffusion
+from diffusion_jax.models.mlp import MLP
+
+CHAIN = process.cosine(50)
+
+
+class Echo(nn.Module):
+    """Its output is the embedding of its label, so that what it was told can be read from it."""
+
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, sample, timestep, class_labels=None, train=False):
+        table = self.param("table", lambda key: jnp.arange(self.num_classes + 1, dtype=jnp.float32))
+        return jnp.broadcast_to(table[class_labels][:, None, None, None], sample.shape)
+
+
+def method_with(network, **options):
+    sampler = samplers.ddim(CHAIN, "sample", 4, clip=None)
+    objective = Objective(CHAIN, "sample", simple())
+    return Diffusion(network, objective, sampler, (2, 2, 1), **{"num_classes": 3, **options})
+
+
+def batch_of(size):
+    return {
+        "image": jnp.zeros((size, 2, 2, 1)),
+        "label": jnp.arange(size, dtype=jnp.int32) % 3,
+        "position": jnp.arange(size, dtype=jnp.int32),
+    }
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_labels_are_dropped_at_the_asked_rate(share):
+    method = method_with(Echo(), label_dropout=share)
+    batch = batch_of(999)
+    params = method.init(jax.random.key(0), batch)
+    # With x_0 = 0 the loss is the label's embedding squared: 9 for the null class, 0, 1 or 4 for the others.
+    _, metrics = method.loss(params, batch, jax.random.key(1), jnp.int32(0))
+    dropped = metrics["loss"][0] == 9
+    np.testing.assert_allclose(dropped.mean(), share, atol=0.05)
+    np.testing.assert_array_equal(metrics["loss"][0][~dropped], (batch["label"] ** 2)[~dropped])
+
+
+def test_loss_of_an_example_depends_on_its_position_and_not_on_its_neighbours():
+    method = method_with(MLP(out_channels=1, width=16, depth=1, num_classes=3, dropout=0.0), label_dropout=0.5)
+    batch = batch_of(12)
+    params = jax.tree.map(lambda p: p + 0.1, method.init(jax.random.key(0), batch))
+    key = jax.random.key(4)
+    whole = method.loss(params, batch, key, jnp.int32(0))[1]["loss"][0]
+    order = np.array([7, 0, 11, 3])
+    part = method.loss(params, {name: value[order] for name, value in batch.items()}, key, jnp.int32(0))[1]["loss"][0]
+    np.testing.assert_allclose(part, whole[order], rtol=1e-5)
+    assert len(np.unique(whole)) == 12
+
+
+def test_the_noise_bins_split_the_loss():
+    method = method_with(Echo())
+    batch = batch_of(400)
+    loss, metrics = method.loss(method.init(jax.random.key(0), batch), batch, jax.random.key(1), jnp.int32(0))
+    bins = [metrics[f"loss_noise_{i + 1}_of_{NOISE_BINS}"] for i in range(NOISE_BINS)]
+    np.testing.assert_array_equal(sum(weights for _, weights in bins), 1)
+    np.testing.assert_allclose(sum((v * w).sum() for v, w in bins) / 400, loss, rtol=1e-5)
+    assert all(65 < weights.sum() < 135 for _, weights in bins)
+
+
+def test_sampling_follows_the_label_and_guidance_goes_beyond_it():
+    method = method_with(Echo())
+    params = {"table": jnp.array([0.0, 0.2, 0.4, 0.1])}
+    keys = jax.random.split(jax.random.key(0), 3)
+    labels = jnp.array([0, 1, 2])
+    plain, _ = method.sample(params, keys, labels)
+    np.testing.assert_allclose(plain[:, 0, 0, 0], [0, 0.2, 0.4], atol=1e-5)
+    guided, _ = method.sample(params, keys, labels, jnp.float32(2.0))
+    np.testing.assert_allclose(guided[:, 0, 0, 0], [-0.1, 0.3, 0.7], atol=1e-5)
+    same, _ = method.sample(params, keys, labels, jnp.float32(1.0))
+    np.testing.assert_allclose(same, plain, atol=1e-6)
+
+
+def test_trajectory_starts_in_noise_and_ends_in_the_image():
+    method = method_with(Echo())
+    params = method.init(jax.random.key(0), batch_of(2))
+    images, trajectory = method.sample(
+        params, jax.random.split(jax.random.key(0), 2), jnp.array([0, 1]), trajectory_stride=2
+    )
+    assert trajectory is not None and trajectory.shape == (3, 2, 2, 2, 1)
+    np.testing.assert_allclose(jnp.clip(trajectory[-1], -1, 1), images, atol=1e-6)
+    assert trajectory[0].std() > 0.3
+
+
+def test_unconditional_network_gets_no_labels():
+    method = method_with(MLP(out_channels=1, width=16, depth=1), num_classes=None)
+    batch = batch_of(4)
+    params = method.init(jax.random.key(0), batch)
+    loss, _ = method.loss(params, batch, jax.random.key(1), jnp.int32(0))
+    images, _ = method.sample(params, jax.random.split(jax.random.key(0), 2), None)
+    assert np.isfinite(loss) and images.shape == (2, 2, 2, 1)
