@@ -3,7 +3,7 @@
 #
 # Reads: PYTHON                      the interpreter to use (3.11, 3.12 or 3.13; default: the newest found)
 #        DIFFUSION_JAX_ACCELERATOR   cpu, cuda or tpu (default: what the machine has)
-# Sets:  REPO, VENV, and JAX's persistent compilation cache
+# Sets:  REPO, VENV
 
 set -euo pipefail
 
@@ -155,7 +155,7 @@ install() {
         [[ $ACCELERATOR == cpu ]] || extras+=("$ACCELERATOR")
         [[ -z $1 ]] || extras+=("$1")
         say "installing into .venv: Python $(python_version "$VENV/bin/python")," \
-            "jax for ${ACCELERATOR}${1:+, $1 tools} (about a minute, once)"
+            "jax for ${ACCELERATOR}${1:+, $1 tools} (a minute or two, once)"
         if ! "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
             --constraint "$REPO/constraints.txt" \
             --editable "$REPO$(IFS=, && printf '%s' "${extras[*]:+[${extras[*]}]}")" >"$log" 2>&1 </dev/null; then
@@ -175,10 +175,3 @@ prepare_environment() {
     ACCELERATOR=$(choose_accelerator)
     is_installed "$1" || install "$1"
 }
-
-# --- For the programs that run in it -----------------------------------------------------------------
-
-# Compiled programs are kept between runs, small ones too: a second run starts in seconds.
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-${XDG_CACHE_HOME:-~/.cache}/diffusion_jax/jax}
-export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-0}
-export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=${JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES:-0}

@@ -6,9 +6,10 @@ cache, so that only the first run of the suite pays for compilation.
 
 import os
 import sys
-from pathlib import Path
 
 import hypothesis
+
+from diffusion_jax import platform
 
 if "jax" in sys.modules:
     raise RuntimeError("JAX was imported before tests/conftest.py could configure it")
@@ -20,10 +21,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), f"--xla_force_host_platform_device_count={FAKE_DEVICES}"]
 ).strip()
 
-_caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_caches / "diffusion_jax" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+platform.prepare()  # the compilation cache and XLA's flags, as in the command
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:
