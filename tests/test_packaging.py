@@ -148,12 +148,14 @@ def test_an_interrupted_or_failed_install_is_made_anew(clone):
     assert clone.launch().returncode == 0
     assert clone.recorded() == ["venv", "pip "]
 
-    with (clone.folder / "pyproject.toml").open("a") as file:
-        file.write("# changed\n")
+    pyproject = clone.folder / "pyproject.toml"
+    before = pyproject.read_text()
+    pyproject.write_text(before + "# changed\n")
     failed = clone.launch(PIP_FAILS="yes")
     assert failed.returncode == 1
     assert "ERROR: no such package" in failed.stderr and ".venv/install.log" in failed.stderr
     clone.recorded()
+    pyproject.write_text(before)  # what the environment held before it was half changed
     assert clone.launch().returncode == 0
     assert clone.recorded() == ["venv", "pip "]
 
