@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
-import io
-import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -25,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
+
+from diffusion_jax.training.silence import silence_orbax
 
 # How many names an error lists of each kind of difference.
 _LISTED = 6
@@ -55,9 +55,7 @@ class Checkpoints:
             raise CheckpointError(f"{self.directory}: cannot be created: {error.strerror}") from error
         if not os.access(self.directory, os.W_OK):
             raise CheckpointError(f"{self.directory}: is read-only, so checkpoints cannot be written to it")
-        options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, cleanup_tmp_directories=True)
-        with _quiet():
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._manager = _manager(self.directory, max_to_keep=max_to_keep, cleanup_tmp_directories=True)
 
     def save(self, step: int, state: Any, batches: Any, record: dict[str, Any]) -> None:
         """Starts to write a checkpoint and returns; the arrays may be donated at once.
@@ -97,8 +95,7 @@ class Checkpoints:
                     (self.directory / str(step)).rename(aside)
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("unreadable checkpoints are set aside")
-            with _quiet():
-                self._manager.reload()
+            self._manager.reload()
         return restored
 
     def wait(self) -> None:
@@ -124,8 +121,7 @@ class Checkpoints:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            with _quiet():
-                yield
+            yield
         except Exception as error:
             raise CheckpointError(f"{self.directory}: a checkpoint could not be written: {_reason(error)}") from error
 
@@ -144,8 +140,7 @@ def restore_params(directory: str | os.PathLike[str], target: Any, name: str = "
     directory = Path(directory).absolute()
     restored = None
     if directory.is_dir():
-        options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
-        with _quiet(), ocp.CheckpointManager(directory, options=options) as manager:
+        with _manager(directory, read_only=True, create=False, save_interval_steps=0) as manager:
             restored, _ = _restore_newest(manager, directory, f"{name}/", {name: target})
     if restored is None:
         raise CheckpointError(f"{directory}: there is no checkpoint; train first, or name the folder of a run")
@@ -159,8 +154,7 @@ def _restore_newest(
     failures: dict[int, str] = {}
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            with _quiet():
-                restored = _restore_step(manager, directory, step, prefix, target)
+            restored = _restore_step(manager, directory, step, prefix, target)
         except CheckpointError:
             raise
         except Exception as error:
@@ -246,28 +240,14 @@ def _word_sums(leaves: list[jax.Array]) -> jax.Array:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error, shortened: Orbax's and TensorStore's run to pages."""
-    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    """What the operating system said, or else the first line, shortened: TensorStore's errors run to pages."""
+    text = str(error).strip()
+    if said := re.search(r": ([^:]+) \[os_error_code=", text):
+        return said[1]
+    line = next(iter(text.splitlines()), "") or type(error).__name__
     return line if len(line) <= 200 else f"{line[:200]}..."
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Orbax's log, and the stray tracebacks that its failures leave behind, off the console.
-
-    What went wrong is in the exceptions; they pass.
-    """
-    logger = logging.getLogger("absl")
-    level, hook = logger.level, sys.unraisablehook
-    logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda unraisable: None
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            try:
-                yield
-            except Exception:
-                gc.collect()  # the coroutines of a failed restore complain when they are collected
-                raise
-    finally:
-        logger.setLevel(level)
-        sys.unraisablehook = hook
+def _manager(directory: Path, **options: Any) -> ocp.CheckpointManager:
+    silence_orbax()
+    return ocp.CheckpointManager(directory, options=ocp.CheckpointManagerOptions(**options))

@@ -39,7 +39,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
         sizes[free[0]] = len(devices) // math.prod(size for size in sizes.values() if size > 0)
     if math.prod(sizes.values()) != len(devices):
         shape = ", ".join(f"{axis} {size}" for axis, size in zip(AXES, (data, fsdp, tensor), strict=True))
-        raise ValueError(f"mesh is {shape}, but there are {len(devices)} devices; the sizes must multiply to that")
+        raise ValueError(f"mesh is {shape}; the sizes must multiply to the number of devices, which is {len(devices)}")
     shape = tuple(sizes.values())
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 

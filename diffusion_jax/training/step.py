@@ -81,7 +81,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = ema.update(state.ema_params, params, ema_decay(state.step))
-        sums["grad_norm"] = (optax.global_norm(grads), jnp.ones(()))
+        sums["grad_norm"] = (optax.tree.norm(grads), jnp.ones(()))
         return TrainState(state.step + 1, params, opt_state, ema_params), sums
 
     whole = sharding.replicated(mesh)

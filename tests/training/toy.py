@@ -14,11 +14,15 @@ WIDTH = 64
 
 
 class Denoiser:
-    """An MLP that predicts the noise added to a vector; its randomness follows the rules of a method."""
+    """An MLP that predicts the noise added to a vector; its randomness follows the rules of a method.
 
-    def __init__(self, width: int = WIDTH, diverge_at: int | None = None):
+    From step `diverge_at` on the loss, or the gradient alone, is not a number.
+    """
+
+    def __init__(self, width: int = WIDTH, diverge_at: int | None = None, diverging: str = "loss"):
         self.width = width
         self.diverge_at = diverge_at
+        self.diverging = diverging
 
     def init(self, key: jax.Array, batch: Any) -> Any:
         features = batch["image"].shape[-1]
@@ -37,7 +41,9 @@ class Denoiser:
         hidden = jnp.tanh((batch["image"] + noise) @ params["hidden"]["kernel"] + params["hidden"]["bias"])
         loss = jnp.mean(jnp.square(hidden @ params["output"]["kernel"] - noise), axis=-1)
         if self.diverge_at is not None:
-            loss = jnp.where(step >= self.diverge_at, jnp.nan, loss)
+            # The root of 0 is 0, and its gradient infinity times 0.
+            bad = (lambda x: x * jnp.nan) if self.diverging == "loss" else (lambda x: x + jnp.sqrt(x[0] * 0))
+            loss = jax.lax.cond(step >= self.diverge_at, bad, lambda x: x, loss)
         even = (batch["position"] % 2 == 0).astype(jnp.float32)
         return loss.mean(), {"loss": (loss, jnp.ones_like(loss)), "loss_even": (loss, even)}
 

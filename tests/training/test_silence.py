@@ -1,0 +1,36 @@
+"""Noise is a matter of the process, so this runs one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import shutil, sys, absl.logging, jax, jax.numpy as jnp
+from diffusion_jax.training import checkpoints, sharding
+
+directory, tree = sys.argv[1], {str(i): jnp.arange(5000.0) for i in range(20)}
+target = sharding.sharded_shapes(sharding.make_mesh(), tree)
+with checkpoints.Checkpoints(directory, 2) as writer:
+    writer.save(1, tree, None, {})
+    writer.wait()
+    shutil.rmtree(f"{directory}/1/state/ocdbt.process_0")
+    try:
+        writer.restore(target)
+    except checkpoints.CheckpointError as error:
+        print("refused")
+
+class Noisy:
+    def __del__(self):
+        raise RuntimeError("a finalizer is heard")
+
+absl.logging.error("a log is heard")
+Noisy()
+"""
+
+
+def test_orbax_is_silent_and_others_are_not(tmp_path):
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.stdout == "refused\n", done.stderr
+    assert "a log is heard" in done.stderr and "RuntimeError: a finalizer is heard" in done.stderr
+    assert "orbax" not in done.stderr and "loop" not in done.stderr and len(done.stderr.splitlines()) < 10, done.stderr

@@ -1,0 +1,71 @@
+"""A run of the loop in a process of its own, for tests that end processes: python worker.py WORKDIR [options].
+
+Writes the final parameters to WORKDIR/params.npz. Exits like the command: 2 with one line for an error of the user,
+128 + the signal when one ended the run.
+"""
+
+import argparse
+import resource
+import sys
+import time
+
+import jax
+import numpy as np
+
+from diffusion_jax.training import interruption, sharding
+from tests.training import toy
+
+
+class SlowCounter(toy.Counter):
+    """Batches that take a while, so that there is time to interfere."""
+
+    def __init__(self, seconds: float, process_index: int = 0, process_count: int = 1):
+        super().__init__()
+        self.seconds, self.process_index, self.process_count = seconds, process_index, process_count
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        time.sleep(self.seconds)
+        rows = self.batch_size // self.process_count
+        start = self.process_index * rows
+        return {name: value[start : start + rows] for name, value in super().__next__().items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("workdir")
+    parser.add_argument("--num_steps", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=0.0)
+    parser.add_argument("--checkpoint_every", type=int, default=3)
+    parser.add_argument("--file_limit", type=int, help="bytes that a file may grow to")
+    parser.add_argument("--coordinator")
+    parser.add_argument("--process", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
+    options = parser.parse_args()
+    if options.file_limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (options.file_limit, options.file_limit))
+    if options.coordinator:
+        jax.distributed.initialize(options.coordinator, options.processes, options.process)
+    try:
+        result = toy.train(
+            options.workdir,
+            batches=SlowCounter(options.seconds, jax.process_index(), jax.process_count()),
+            mesh=sharding.make_mesh(fsdp=2),
+            num_steps=options.num_steps,
+            log_every=2,
+            checkpoint_every=options.checkpoint_every,
+        )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if result.interrupted is not None:
+        return interruption.exit_code(result.interrupted)
+    gather = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(sharding.make_mesh(fsdp=2)))
+    params = jax.device_get(gather({"params": result.state.params, "ema": result.state.ema_params}))
+    if jax.process_index() == 0:
+        flat = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+        np.savez(f"{options.workdir}/params.npz", **flat)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
