@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from diffusion_jax.models import checks
 from diffusion_jax.models.layers import timestep_embedding
 
 
@@ -45,9 +46,7 @@ class MLP(nn.Module):
         sample: [B, H, W, C]; timestep: scalar or [B]; class_labels: int32 [B] for a network with classes only; train
         applies dropout, from the PRNG stream "dropout". Raises ValueError for labels missing or unexpected.
         """
-        if (class_labels is None) != (self.num_classes is None):
-            got = "none were given" if class_labels is None else "class_labels were given"
-            raise ValueError(f"num_classes={self.num_classes}, but {got}")
+        checks.check_labels(self.num_classes, class_labels)
         batch, height, width, _ = sample.shape
         time = jnp.broadcast_to(jnp.asarray(timestep), (batch,))
         condition = timestep_embedding(time, self.width // 2, flip_sin_to_cos=False, freq_shift=1.0)
@@ -78,8 +77,7 @@ class MLP(nn.Module):
                 raise ValueError(f"{field}={getattr(self, field)}: it must be 1 or more")
         if self.width < 8 or self.width % 2:
             raise ValueError(f"width={self.width}: it must be an even number from 8 up")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout}: it must be at least 0 and less than 1")
+        checks.check_dropout(self.dropout)
         if math.prod((image_size, image_size, channels)) > 4096:
             raise ValueError(
                 f"images of {image_size}x{image_size}x{channels}: an MLP takes at most 4096 values an image; use 'unet'"

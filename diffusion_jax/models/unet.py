@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from diffusion_jax.models import checks
 from diffusion_jax.models.blocks import BlockOptions, DownBlock, MidBlock, UpBlock
 from diffusion_jax.models.layers import INITIALIZATIONS, Initialization, timestep_embedding
 
@@ -90,9 +91,7 @@ class UNet(nn.Module):
         batch, height, width, image_channels = sample.shape
         for size in (height, width):
             self.validate(size, image_channels)
-        if (class_labels is None) != (self.num_classes is None):
-            got = "none were given" if class_labels is None else "class_labels were given"
-            raise ValueError(f"num_classes={self.num_classes}, but {got}")
+        checks.check_labels(self.num_classes, class_labels)
         dtype = jnp.dtype(self.dtype)
         options = self._options()
 
@@ -141,15 +140,12 @@ class UNet(nn.Module):
     @nn.nowrap
     def level_channels(self) -> tuple[int, ...]:
         """Channels of each level, highest resolution first."""
-        return tuple(round(mult * self.channels) for mult in self.channel_mults)
+        return checks.level_widths(self.channels, self.channel_mults)
 
     @nn.nowrap
     def level_attention(self, image_size: int) -> tuple[bool, ...]:
         """Whether each level has attention, for levels counted from ``image_size``."""
-        return tuple(
-            image_size % 2**level == 0 and image_size // 2**level in self.attention_resolutions
-            for level in range(len(self.channel_mults))
-        )
+        return checks.level_attention(image_size, len(self.channel_mults), self.attention_resolutions)
 
     @nn.nowrap
     def validate(self, image_size: int, channels: int) -> None:
@@ -159,60 +155,27 @@ class UNet(nn.Module):
           image_size: height (or width) of the images in pixels.
           channels: channels of the images.
         """
-        at_least_one = ("out_channels", "channels", "num_res_blocks", "num_heads", "norm_groups")
-        optional = ("image_size", "head_channels", "num_classes")
-        for field in (*at_least_one, *(f for f in optional if getattr(self, f) is not None)):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field}={value!r}: it must be an integer from 1 up")
-        if channels < 1 or image_size < 1:
-            raise ValueError(f"images of {image_size} pixels and {channels} channels: both must be from 1 up")
-        if not self.channel_mults or min(self.channel_mults) <= 0:
-            raise ValueError(f"channel_mults={self.channel_mults!r}: it must hold one positive number per level")
-        for field, value, choices in (
-            ("resample", self.resample, RESAMPLES),
-            ("downsample_padding", self.downsample_padding, (0, 1)),
-            ("initialization", self.initialization, INITIALIZATIONS),
-        ):
-            if value not in choices:
-                raise ValueError(f"{field}={value!r}: it could be {' or '.join(map(repr, choices))}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout!r}: it must be at least 0 and less than 1")
+        checks.check_counts(
+            self,
+            ("out_channels", "channels", "num_res_blocks", "num_heads", "norm_groups"),
+            optional=("image_size", "head_channels", "num_classes"),
+        )
+        checks.check_image(image_size, channels)
+        checks.check_choice("resample", self.resample, RESAMPLES)
+        checks.check_choice("downsample_padding", self.downsample_padding, (0, 1))
+        checks.check_choice("initialization", self.initialization, INITIALIZATIONS)
+        checks.check_dropout(self.dropout)
         if not self.norm_eps > 0:
             raise ValueError(f"norm_eps={self.norm_eps!r}: it must be positive")
         if self.channels // 2 <= self.freq_shift:
             raise ValueError(f"channels={self.channels}: the time embedding needs at least 4")
-        _check_dtype(self.dtype)
-        self._check_resolutions(image_size)
+        checks.check_dtype(self.dtype)
+        checks.check_levels(image_size, self.image_size, self.channel_mults, self.attention_resolutions)
         self._check_widths(self.image_size or image_size)
-
-    @nn.nowrap
-    def _check_resolutions(self, image_size: int) -> None:
-        levels = len(self.channel_mults)
-        step = 2 ** (levels - 1)
-        for field, size in (("image_size", image_size), ("model image_size", self.image_size or step)):
-            if size % step:
-                below, above = size // step * step, -(-size // step) * step
-                choices = f"{below} or {above}" if below else f"{above}"
-                raise ValueError(
-                    f"{field}={size}: the {levels} levels of channel_mults={tuple(self.channel_mults)} halve it"
-                    f" {levels - 1} times, so it must be a multiple of {step}, for example {choices}"
-                )
-        reference = self.image_size or image_size
-        resolutions = tuple(reference // 2**level for level in range(levels))
-        for resolution in self.attention_resolutions:
-            if resolution not in resolutions:
-                raise ValueError(
-                    f"attention_resolutions={tuple(self.attention_resolutions)}: no level has resolution"
-                    f" {resolution}; images of {reference} pixels have levels at {', '.join(map(str, resolutions))}"
-                )
 
     @nn.nowrap
     def _check_widths(self, reference: int) -> None:
         features = self.level_channels()
-        for mult, width in zip(self.channel_mults, features, strict=True):
-            if abs(width - mult * self.channels) > 1e-6:
-                raise ValueError(f"channel_mults: {mult} times channels={self.channels} is not a whole number")
         # the blocks of the way up also normalise the concatenation with a skip: sums of these
         for width in features:
             if width % self.norm_groups:
@@ -247,13 +210,3 @@ class TimeEmbedding(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nn.silu(self.options.dense(self.features, "linear_1")(x))
         return self.options.dense(self.features, "linear_2")(x)
-
-
-def _check_dtype(dtype: DTypeLike) -> None:
-    choices = "'float32', 'bfloat16', 'float16' or 'float64'"
-    try:
-        floating = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
-    except TypeError:
-        raise ValueError(f"dtype={dtype!r}: it could be {choices}") from None
-    if not floating:
-        raise ValueError(f"dtype={dtype!r}: it could be {choices}")
