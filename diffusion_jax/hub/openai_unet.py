@@ -9,16 +9,14 @@ improved-diffusion's), or q/k/v, then head, then width (``use_new_attention_orde
 layers instead, so the order matters here only.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 
 from diffusion_jax.hub.files import CheckpointError
 from diffusion_jax.hub.format import Config, Format
-from diffusion_jax.hub.tensors import Path, Shapes, Tensor, leaf_name, parameter
+from diffusion_jax.hub.tensors import Path, Shapes, Tensor, fused_attention, leaf_name, parameter
 from diffusion_jax.hub.unet2d import attention_levels, reference_size
 from diffusion_jax.models.unet import UNet
 
@@ -116,8 +114,9 @@ def tensors(model: UNet, shapes: Shapes, config: Config) -> list[Tensor]:
             continue  # with to_q
         if layer == QKV[0]:
             heads = model.num_heads if model.head_channels is None else shape[-1] // model.head_channels
-            new_order = bool(config.get("use_new_attention_order", False))
-            layout.append(_fused(f"{modules[block]}.qkv.{leaf_name(path)}", path, shape, heads, new_order))
+            paths = tuple((*block, part, path[-1]) for part in QKV)
+            axis = 0 if config.get("use_new_attention_order", False) else 1
+            layout.append(fused_attention(f"{modules[block]}.qkv.{leaf_name(path)}", paths, shape, heads, axis, 1))
         elif block in modules:
             name = f"{modules[block]}.{(RESNET | ATTENTION)[layer]}.{leaf_name(path)}"
             is_conv1d = layer == "to_out_0" and path[-1] == "kernel"
@@ -125,27 +124,6 @@ def tensors(model: UNet, shapes: Shapes, config: Config) -> list[Tensor]:
         else:
             layout.append(parameter(f"{modules[path[:-1]]}.{leaf_name(path)}", path, shape))
     return layout
-
-
-def _fused(name: str, path: Path, shape: tuple[int, ...], heads: int, new_order: bool) -> Tensor:
-    """Query, key and value as one 1x1 convolution [3C, C, 1], or its bias [3C]."""
-    width = shape[-1] // heads
-    is_kernel = path[-1] == "kernel"
-    inner = (shape[0],) if is_kernel else ()  # input channels
-    there = (3 * shape[-1], *inner, *((1,) if is_kernel else ()))
-    split_axis = 0 if new_order else 1
-    grouped = (3, heads, width, *inner) if new_order else (heads, 3, width, *inner)
-
-    def unpack(tensor: np.ndarray) -> Sequence[np.ndarray]:
-        parts = np.moveaxis(tensor.reshape(grouped), split_axis, 0)
-        return [part.reshape(shape[-1], *inner).T for part in parts]
-
-    def pack(values: Sequence[np.ndarray]) -> np.ndarray:
-        parts = [value.T.reshape(heads, width, *inner) for value in values]
-        return np.stack(parts, axis=split_axis).reshape(there)
-
-    paths = tuple((*path[:-2], layer, path[-1]) for layer in QKV)
-    return Tensor(name, there, paths, unpack, pack)
 
 
 def _module_names(model: UNet, attention: list[bool]) -> dict[Path, str]:

@@ -50,6 +50,36 @@ def parameter(name: str, path: Path, shape: tuple[int, ...], extra_axes: int = 0
     return Tensor(name, there, (path,), unpack, pack)
 
 
+def fused_attention(
+    name: str, paths: tuple[Path, ...], shape: tuple[int, ...], heads: int, axis: int, extra_axes: int
+) -> Tensor:
+    """Query, key and value, three dense layers here, as one tensor with 3C output channels.
+
+    Args:
+      name: of the tensor.
+      paths: of the three parameters, kernels [in, C] or biases [C].
+      shape: of each.
+      heads: attention heads in C.
+      axis: where "query, key or value" stands among (head, width within the head) in the order of the file's
+        channels: 0, 1 or 2.
+      extra_axes: axes of length one behind a kernel (1x1 convolutions).
+    """
+    inner = shape[:-1]
+    sizes = [heads, shape[-1] // heads]
+    sizes.insert(axis, len(paths))
+    there = (len(paths) * shape[-1], *inner, *(1,) * (extra_axes if inner else 0))
+
+    def unpack(tensor: np.ndarray) -> Sequence[np.ndarray]:
+        parts = np.moveaxis(tensor.reshape(*sizes, *inner), axis, 0)
+        return [part.reshape(shape[-1], *inner).T for part in parts]
+
+    def pack(values: Sequence[np.ndarray]) -> np.ndarray:
+        parts = [value.T.reshape(heads, -1, *inner) for value in values]
+        return np.stack(parts, axis=axis).reshape(there)
+
+    return Tensor(name, there, paths, unpack, pack)
+
+
 def leaf_name(path: Path) -> str:
     """PyTorch's name of a parameter's last component."""
     return "bias" if path[-1] == "bias" else "weight"
