@@ -26,7 +26,10 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """{"image": uint8 [height, width, channels], "label": int32 scalar}; safe to call from several threads."""
+        """{"image": uint8 [height, width, channels], "label": int32 scalar}; safe to call from several threads.
+
+        Raises IndexError from len(self) on, so that a source can be iterated over.
+        """
         ...
 
 

@@ -34,6 +34,8 @@ class TfdsImages:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} images")  # array_record raises ValueError
         record = self._records[index]
         name = f"{index} of {self._name}"
         image = read_image(
@@ -79,12 +81,12 @@ def load(name: str, split: str, *, image_size: int, channels: int = 3, data_dir:
             "the training, may need tensorflow)"
         )
     image_key, label_key, class_names = _features(name, builder.info.features)
-    wanted = {image_key: True} | ({label_key: True} if label_key else {})
     try:
         records = builder.as_data_source(
             _tfds_split(name, split, list(splits)),
             # The encoded bytes: TFDS decodes with OpenCV where that is installed, and its pixels would depend on it.
-            decoders=tfds.decode.PartialDecoding(wanted, decoders={image_key: tfds.decode.SkipDecoding()}),
+            # (PartialDecoding, which would leave out the other features, fails in a data source.)
+            decoders={image_key: tfds.decode.SkipDecoding()},
         )
     except NotImplementedError:
         raise ValueError(
