@@ -23,6 +23,8 @@ FEATURES = 64
 LARGEST_SIDE = 32
 # Convolutions halve the image until it is this small.
 _SMALLEST_SIDE = 4
+# Up to this side the first convolution keeps the size; it would take most of the time of a larger image.
+_SMALL_SIDE = 16
 _EVALUATION_BATCH = 512
 
 
@@ -38,8 +40,7 @@ class ClassifierNetwork(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         side = max(images.shape[1:3])
-        # A large image is halved at once: its first layer at full size would take most of the time.
-        strides = [1 if side <= 4 * _SMALLEST_SIDE else 2]
+        strides = [1 if side <= _SMALL_SIDE else 2]
         strides += [2] * max(0, math.ceil(math.log2(side / strides[0] / _SMALLEST_SIDE)))
         x = images
         for level, stride in enumerate(strides):
@@ -124,16 +125,15 @@ def train_classifier(
       seed: of the parameters, the batches, the shifts and the dropout.
       steps, batch_size: 600 of 64 images for sides up to 16 pixels, 1200 of 128 beyond, unless given.
       learning_rate: the largest one.
-      label_smoothing: probability spread over all classes in the target, so that features stay comparable
-      between images
-        seen in training and new ones.
+      label_smoothing: probability spread over all classes in the target, which keeps the features of images
+        seen in training comparable with those of new ones.
 
     Raises:
       ValueError: images that are not uint8 [N, H, W, C], labels that do not fit, or a value out of range.
     """
     images = checked_images(images, "images")
     labels = _checked_labels(labels, len(images), num_classes)
-    small = max(images.shape[1:3]) <= 4 * _SMALLEST_SIDE
+    small = max(images.shape[1:3]) <= _SMALL_SIDE
     steps = (600 if small else 1200) if steps is None else steps
     batch_size = (64 if small else 128) if batch_size is None else batch_size
     if steps < 1 or batch_size < 1:

@@ -1,0 +1,266 @@
+"""report.html: one self-contained page that shows a run, explains it and says how to repeat it."""
+
+import dataclasses
+import html
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from diffusion_jax.figures import curves, explanations, page
+from diffusion_jax.figures.files import write_atomically
+from diffusion_jax.figures.page import Picture
+
+_NOISE_BIN = re.compile(r"loss_noise_(\d+)_of_(\d+)")
+_DISTANCE_NAMES = {
+    "frechet_distance_classifier": "Fréchet distance in the features of a small classifier",
+    "frechet_distance_pixels": "Fréchet distance of pixels, images averaged down to 8 by 8",
+}
+# Scores whose meaning needs more words than their name.
+_SCORE_NAMES = {
+    "read_as_requested": "Read as the class asked for",
+    "classifier_test_accuracy": "The same for real test images",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the page shows. A part that is None or empty is left out, with the section that would hold only it.
+
+    Attributes:
+      title, summary: heading, and the sentence or two under it.
+      command: what to type to repeat the run.
+      settings: the config, nested or flat; unset fields (None) are not shown.
+      num_parameters: trained scalars of the network.
+      parameter_overview: the table of clu's parameter_overview.
+      metrics: rows of metrics.jsonl; "loss" and "loss_noise_<i>_of_<n>" become charts.
+      scores: what metrics.score_generated gives, as read from evaluation.json.
+      timing: name -> number, the unit at the end of the name: *_seconds or *_per_second.
+      machine: name -> text: devices, versions.
+      prediction, sampler, num_steps, guidance_scale: what the explanations speak of; guidance only if it is not 1.
+      samples, animation, denoising, noising: the grid, the GIF and the two strips, as files or in memory.
+    """
+
+    title: str
+    summary: str
+    command: str
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    num_parameters: int | None = None
+    parameter_overview: str = ""
+    metrics: Sequence[Mapping[str, Any]] = ()
+    scores: Mapping[str, Any] | None = None
+    timing: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    machine: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    prediction: str = "epsilon"
+    sampler: str = ""
+    num_steps: int | None = None
+    guidance_scale: float | None = None
+    samples: Picture | None = None
+    animation: Picture | None = None
+    denoising: Picture | None = None
+    noising: Picture | None = None
+
+
+def write_report(path: str | os.PathLike[str], report: Report) -> None:
+    """Writes the page: HTML with its style and pictures inside, no script, and no address of anything outside."""
+    sections = {
+        "samples": ("Samples", _samples(report)),
+        "noise": ("From image to noise", _noising(report)),
+        "training": ("Training", _training(report)),
+        "sampling": ("From noise to image", _sampling(report)),
+        "scores": ("Scores", _scores(report.scores)),
+        "time": ("Time and machine", _time(report)),
+        "settings": ("Settings", _settings(report)),
+        "repeat": ("Run it again", f"<pre><code>{html.escape(report.command)}</code></pre>"),
+    }
+    header = f'<h1>{html.escape(report.title)}</h1><p class="summary">{html.escape(report.summary)}</p>' + page.cards(
+        _headline(report)
+    )
+    content = page.page(
+        report.title, header, {key: value for key, value in sections.items() if value[1]}, "Written by diffusion_jax."
+    )
+    write_atomically(path, content)
+
+
+def _headline(report: Report) -> Iterator[tuple[str, str, str]]:
+    scores = report.scores or {}
+    for name in _distances(scores):
+        remark = f"to real test images; training images: {scores[f'{name}_train_test']:.3g}"
+        yield "Fréchet distance", f"{scores[name]:.3g}", remark
+    if "read_as_requested" in scores:
+        remark = f"real test images: {scores['classifier_test_accuracy']:.1%}"
+        yield _SCORE_NAMES["read_as_requested"], f"{scores['read_as_requested']:.1%}", remark
+    if report.num_parameters is not None:
+        yield "Parameters", _short_count(report.num_parameters), f"{report.num_parameters:,} in the network"
+    if "train_seconds" in report.timing:
+        rate = report.timing.get("images_per_second")
+        yield "Training", _duration(report.timing["train_seconds"]), f"{rate:,.0f} images/s" if rate else ""
+
+
+def _samples(report: Report) -> str:
+    if report.samples is None:
+        return ""
+    caption = "New images, each made by the trained network from noise of its own."
+    return page.picture_figure(report.samples, "A grid of generated images", caption)
+
+
+def _noising(report: Report) -> str:
+    if report.noising is None:
+        return ""
+    caption = "Real images on their way to noise, from left to right: what the network is trained on."
+    return explanations.forward() + page.picture_figure(
+        report.noising, "Real images that become noisier from left to right", caption, wide=True
+    )
+
+
+def _training(report: Report) -> str:
+    steps, losses = curves.series(report.metrics, "loss")
+    if not len(steps):
+        return ""
+    reach = len(steps) // 25
+    charts = [
+        page.figure(
+            curves.line_chart({"loss": (steps, losses)}, title="Training loss", reach=reach),
+            "Training loss: averages between log lines, and their moving average." if reach else "Training loss.",
+        )
+    ]
+    bins = _noise_bins(report.metrics)
+    if bins:
+        lines = {label: curves.series(report.metrics, name) for name, label in bins.items()}
+        lines = {label: (steps, curves.smoothed(values, reach)) for label, (steps, values) in lines.items()}
+        chart = curves.line_chart(lines, title="Training loss by noise level")
+        charts.append(page.figure(chart, "The same loss, split by how much noise the images had."))
+    return explanations.training(report.prediction) + f'<div class="charts">{"".join(charts)}</div>'
+
+
+def _noise_bins(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """metric name -> legend text, the least noisy first."""
+    names = {name for row in rows for name in row if _NOISE_BIN.fullmatch(name)}
+    numbers = {name: tuple(int(n) for n in name.removeprefix("loss_noise_").split("_of_")) for name in names}
+    ordered = sorted(numbers.items(), key=lambda item: item[1])
+    return {
+        name: "least noise" if i == 1 else "most noise" if i == n else f"noise level {i} of {n}"
+        for name, (i, n) in ordered
+    }
+
+
+def _sampling(report: Report) -> str:
+    if report.animation is None and report.denoising is None:
+        return ""
+    parts = [explanations.sampling(report.sampler, report.num_steps)]
+    if report.denoising is not None:
+        caption = "From pure noise on the left to the finished image on the right; the time stands above."
+        alt = "Noise that becomes images from left to right"
+        parts.append(page.picture_figure(report.denoising, alt, caption, wide=True))
+    if report.animation is not None:
+        picture = page.picture_figure(
+            report.animation,
+            "An animation in which a grid of noise becomes a grid of images",
+            "The whole reverse process, all images at once; the bar shows how far it is.",
+        )
+        parts.append(page.details("Animation (fold it away to stop it)", picture, is_open=True))
+    if report.guidance_scale is not None and report.guidance_scale != 1:
+        parts.append(f"<h3>Guidance</h3>{explanations.guidance(report.guidance_scale)}")
+    return "".join(parts)
+
+
+def _distances(scores: Mapping[str, Any]) -> list[str]:
+    return [key.removesuffix("_ratio") for key in scores if key.endswith("_ratio")]
+
+
+def _scores(scores: Mapping[str, Any] | None) -> str:
+    if not scores:
+        return ""
+    parts = [explanations.frechet()]
+    for name in _distances(scores):
+        generated, baseline = scores[name], scores[f"{name}_train_test"]
+        texts = {
+            "Generated to test": f"{generated:.4g}",
+            "Training to test": f"{baseline:.4g} ± {scores[f'{name}_train_test_std']:.2g}",
+        }
+        lengths = [value / max(generated, baseline, 1e-12) for value in (generated, baseline)]
+        title = _DISTANCE_NAMES.get(name, _title(name))
+        parts.append(page.bars(dict(zip(texts, lengths, strict=True)), title, texts))
+    shares = {_SCORE_NAMES[key]: scores[key] for key in _SCORE_NAMES if key in scores}
+    if "read_as_requested" in scores:
+        parts.append(
+            "<h3>Do images show the class that was asked for?</h3><p>A small classifier, trained on the training "
+            "images alone, reads the generated images. Its share of right answers on real test images is the mark to "
+            "reach.</p>"
+        )
+        parts.append(page.bars(shares, "All classes", {name: f"{share:.1%}" for name, share in shares.items()}))
+        by_class = scores["read_as_requested_per_class"]
+        each = page.bars(by_class, "By class", {name: f"{share:.1%}" for name, share in by_class.items()})
+        parts.append(each if len(by_class) <= 20 else page.details(f"All {len(by_class)} classes", each))
+    rows = [(_title(key), _text(value)) for key, value in _flat(scores.get("protocol", {}))]
+    protocol = page.table(rows, caption="What these numbers depend on; compare only numbers of equal protocols.")
+    return "".join(parts) + page.details("Protocol", protocol, is_open=len(rows) <= 30)
+
+
+def _time(report: Report) -> str:
+    parts = []
+    if report.timing:
+        rows = [(_title(re.sub("_seconds$", "", key)), _quantity(key, value)) for key, value in report.timing.items()]
+        parts.append(page.table(rows, caption="Time"))
+    if report.machine:
+        parts.append(page.table([(key, _text(value)) for key, value in report.machine.items()], caption="Machine"))
+    return f'<div class="columns">{"".join(parts)}</div>' if parts else ""
+
+
+def _settings(report: Report) -> str:
+    rows = [(key, _text(value)) for key, value in _flat(report.settings) if value is not None]
+    table = page.table(rows, ("Field", "Value"))
+    parts = [page.details(f"All {len(rows)} settings", table, is_open=len(rows) <= 60)] if rows else []
+    if report.parameter_overview:
+        header, body, totals = _parsed_overview(report.parameter_overview)
+        overview = page.table(body, header) + f'<p class="note">{html.escape(totals)}</p>'
+        parts.append(page.details(f"All {len(body)} parameter arrays", overview))
+    return "".join(parts)
+
+
+def _parsed_overview(text: str) -> tuple[list[str], list[list[str]], str]:
+    """Header, rows and the lines below clu's table, which is drawn with | and +."""
+    lines = text.strip().splitlines()
+    cells = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines if line.startswith("|")]
+    totals = " ".join(line for line in lines if line and line[0] not in "|+")
+    return (cells[0], cells[1:], totals) if cells else ([], [], totals)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value))
+    return str(value)
+
+
+def _title(key: str) -> str:
+    words = key.replace("_", " ").replace(".", " · ").replace("frechet", "Fréchet")
+    return words[:1].upper() + words[1:]
+
+
+def _quantity(key: str, value: float) -> str:
+    return _duration(value) if key.endswith("_seconds") else f"{value:,.4g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _short_count(count: int) -> str:
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return str(count)
