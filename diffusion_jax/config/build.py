@@ -14,9 +14,11 @@ from ml_collections import config_dict
 from diffusion_jax import data
 from diffusion_jax.config import options, schema
 from diffusion_jax.config.check import ConfigError
+from diffusion_jax.data.sources import Split
 from diffusion_jax.diffusion import samplers
-from diffusion_jax.diffusion.objective import WEIGHTINGS, Objective
+from diffusion_jax.diffusion.objective import Objective
 from diffusion_jax.diffusion.process import PROCESSES, Process
+from diffusion_jax.diffusion.weighting import WEIGHTINGS
 from diffusion_jax.methods.diffusion import Diffusion
 from diffusion_jax.models.registry import MODELS
 from diffusion_jax.training import ema, optimizer
@@ -37,7 +39,7 @@ def section(name: str) -> Iterator[None]:
         raise ConfigError(f"config.{name}: {line}") from error
 
 
-def source(config: config_dict.ConfigDict, split: str) -> data.Source:
+def source(config: config_dict.ConfigDict, split: Split) -> data.Source:
     """One split of the data; a class-conditional method needs labels in it."""
     with section("data"):
         loaded = data.load_source(
@@ -65,9 +67,8 @@ def network(config: config_dict.ConfigDict, num_classes: int | None) -> nn.Modul
             key: tuple(value) if isinstance(value, list) else value
             for key, value in options.chosen(config.model).items()
         }
-        learned_variance = config.sampling.to_dict().get("variance") == "learned_range"
         model: Any = constructor(
-            out_channels=config.data.channels * (2 if learned_variance else 1),
+            out_channels=config.data.channels * (1 if config.method.bound == "none" else 2),
             num_classes=num_classes,
             dtype=config.training.compute_dtype,
             **fields,
@@ -82,7 +83,14 @@ def sampler(config: config_dict.ConfigDict, chain: Process) -> samplers.Sampler:
         chosen = options.chosen(config.sampling)
         constructor = samplers.SAMPLERS[config.sampling.name]
         given = {key: value for key, value in chosen.items() if key not in schema.SHARED_FIELDS["sampling"]}
-        return constructor(chain, config.method.prediction, **given)
+        table = constructor(chain, config.method.prediction, **given)
+        if table.learned_variance != (config.method.bound != "none"):
+            raise ConfigError(
+                f"config.sampling {'uses' if table.learned_variance else 'ignores'} a learned variance, but "
+                f"config.method.bound is {config.method.bound!r}; sampling.variance 'learned_range' goes with bound "
+                "'hybrid' or 'vlb'"
+            )
+        return table
 
 
 def method(config: config_dict.ConfigDict, num_classes: int | None) -> Diffusion:
@@ -90,9 +98,11 @@ def method(config: config_dict.ConfigDict, num_classes: int | None) -> Diffusion
     chain = process(config)
     with section("weighting"):
         weighting = WEIGHTINGS[config.weighting.name](**options.chosen(config.weighting))
+    with section("method"):
+        objective = Objective(chain, config.method.prediction, weighting, config.method.bound)
     return Diffusion(
         network=network(config, num_classes),
-        objective=Objective(chain, config.method.prediction, weighting),
+        objective=objective,
         sampler=sampler(config, chain),
         image_shape=(config.data.image_size, config.data.image_size, config.data.channels),
         num_classes=num_classes,
@@ -100,7 +110,7 @@ def method(config: config_dict.ConfigDict, num_classes: int | None) -> Diffusion
     )
 
 
-def optimization(config: config_dict.ConfigDict) -> tuple[optax.GradientTransformation, optax.Schedule, ema.Decay]:
+def optimization(config: config_dict.ConfigDict) -> tuple[optax.GradientTransformation, optimizer.Schedule, ema.Decay]:
     """The optimiser, its learning rate as a function of the step, and the decay of the moving average."""
     with section("optimizer"):
         update, rate = optimizer.make_optimizer(num_steps=config.training.num_steps, **config.optimizer)

@@ -9,6 +9,8 @@ from typing import Any
 from ml_collections import config_dict
 
 from diffusion_jax.config import options, schema
+from diffusion_jax.diffusion.objective import BOUNDS
+from diffusion_jax.diffusion.preconditioning import PRECONDITIONINGS
 from diffusion_jax.diffusion.prediction import PREDICTIONS
 
 METHODS = ("diffusion",)
@@ -49,7 +51,8 @@ def check(config: config_dict.ConfigDict, num_devices: int) -> None:
         _check_named(config[section], section, registry, excluded)
     for path, choices in (
         ("method.name", METHODS),
-        ("method.prediction", PREDICTIONS),
+        ("method.prediction", (*PREDICTIONS, *PRECONDITIONINGS)),
+        ("method.bound", BOUNDS),
         ("training.compute_dtype", COMPUTE_DTYPES),
         ("training.matmul_precision", MATMUL_PRECISIONS),
     ):

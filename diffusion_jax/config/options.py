@@ -20,10 +20,11 @@ Registry = Mapping[str, Callable[..., Any]]
 _FIELD_TYPES = (bool, int, float, str, tuple)
 
 
-def parameters(constructor: Callable[..., Any], excluded: Iterable[str] = ()) -> dict[str, inspect.Parameter]:
+def parameters(constructor: Any, excluded: Iterable[str] = ()) -> dict[str, inspect.Parameter]:
     """The options that a constructor takes, by name, less those that the code fills in itself."""
-    excluded = {*excluded, "name", "parent"} if dataclasses.is_dataclass(constructor) else set(excluded)
     found = inspect.signature(constructor).parameters
+    # Flax adds these two fields to every module.
+    excluded = {*excluded, "name", "parent"} if dataclasses.is_dataclass(constructor) else set(excluded)
     return {name: parameter for name, parameter in found.items() if name not in excluded}
 
 

@@ -8,9 +8,9 @@ from ml_collections import config_dict
 
 from diffusion_jax import data
 from diffusion_jax.config.options import Registry, named_section, plain_section
-from diffusion_jax.diffusion.objective import WEIGHTINGS
 from diffusion_jax.diffusion.process import PROCESSES
 from diffusion_jax.diffusion.samplers import SAMPLERS
+from diffusion_jax.diffusion.weighting import WEIGHTINGS
 from diffusion_jax.models.registry import MODELS
 from diffusion_jax.training import ema, optimizer
 
@@ -43,6 +43,7 @@ def default() -> config_dict.ConfigDict:
     config.method = config_dict.ConfigDict()
     config.method.name = "diffusion"
     config.method.prediction = "epsilon"  # what the network's output means: epsilon, sample, v, ...
+    config.method.bound = "none"  # hybrid and vlb also learn the variance (improved DDPM)
     config.method.class_conditional = False
     config.method.label_dropout = 0.1  # share of labels dropped in training, for classifier-free guidance
 

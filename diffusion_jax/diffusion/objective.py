@@ -4,60 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
 from diffusion_jax.diffusion import prediction as predictions
-from diffusion_jax.diffusion.process import Process, bcast
+from diffusion_jax.diffusion import variational
+from diffusion_jax.diffusion.arrays import bcast
+from diffusion_jax.diffusion.process import DiscreteProcess, Process
+from diffusion_jax.diffusion.weighting import Weighting
 
 Network = Callable[[jax.Array, jax.Array], jax.Array]
 
-
-class Weighting(Protocol):
-    """Weight of the squared error in the network's own output, from log SNR [B] and the prediction's name."""
-
-    def __call__(self, log_snr: jax.Array, prediction: str) -> jax.Array: ...
-
-
-def simple() -> Weighting:
-    """L_simple (Ho et al. 2020, eq. 14): every timestep counts the same."""
-    return lambda log_snr, prediction: jnp.ones_like(log_snr)
-
-
-def min_snr(gamma: float = 5.0) -> Weighting:
-    """min(SNR, gamma) on the error in x_0 (Hang et al. 2023, eq. 7), translated to the prediction's own error."""
-
-    def weight(log_snr: jax.Array, prediction: str) -> jax.Array:
-        snr = jnp.exp(log_snr)
-        return jnp.minimum(snr, gamma) * _denoised_per_output_error(log_snr, prediction)
-
-    return weight
-
-
-def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
-    """1 / (k + SNR)^gamma on the error in epsilon (Choi et al. 2022, eq. 8), translated likewise."""
-
-    def weight(log_snr: jax.Array, prediction: str) -> jax.Array:
-        snr = jnp.exp(log_snr)
-        return snr / (k + snr) ** gamma * _denoised_per_output_error(log_snr, prediction)
-
-    return weight
-
-
-def _denoised_per_output_error(log_snr: jax.Array, prediction: str) -> jax.Array:
-    """|error in x_0|^2 / |error in the output|^2 of a variance-preserving process."""
-    alpha, sigma = jnp.sqrt(jax.nn.sigmoid(log_snr)), jnp.sqrt(jax.nn.sigmoid(-log_snr))
-    return jnp.square(predictions.denoised_coefficients(prediction, alpha, sigma)[1])
-
-
-WEIGHTINGS: dict[str, Callable[..., Weighting]] = {"simple": simple, "min_snr": min_snr, "p2": p2}
+# How the variational bound of a network that also learns the variance enters the loss (Nichol and Dhariwal 2021).
+#   none    the network does not learn a variance
+#   hybrid  L_simple + T / 1000 L_vlb, which trains the variance alone (eq. 16; "RESCALED_MSE" in the released code)
+#   vlb     T L_vlb, an estimate of the whole bound (eq. 4; "RESCALED_KL")
+BOUNDS = ("none", "hybrid", "vlb")
 
 
 @dataclasses.dataclass(frozen=True)
 class LossTerms:
-    """What one batch gave: per-example losses [B], and the quantile [B] of the noise level that each was drawn at."""
+    """What one batch gave: per-example losses [B] and the quantiles [B] of the noise levels they were drawn at."""
 
     loss: jax.Array
     quantile: jax.Array
@@ -68,26 +36,80 @@ class Objective:
     """Weighted denoising error E[w(t) |target - network(x_t, t)|^2], the mean over all dimensions of an image.
 
     Example i draws its time and its noise from keys[i] alone, so a batch may be split in any way over devices, hosts
-    and accumulation steps without changing what is learnt.
+    and accumulation steps without changing what is learnt. The process says how often each time is drawn.
     """
 
     process: Process
     prediction: str
     weighting: Weighting
+    bound: str = "none"
 
     def __post_init__(self) -> None:
-        if self.prediction not in predictions.PREDICTIONS:
-            raise ValueError(f"prediction is {self.prediction!r}; it can be {', '.join(predictions.PREDICTIONS)}")
+        half = jnp.full((), 0.5)
+        predictions.interface(self.prediction, half, half, half)  # refuses an unknown name
+        if self.bound not in BOUNDS:
+            raise ValueError(f"bound is {self.bound!r}; it can be {', '.join(BOUNDS)}")
+        if self.learned_variance:
+            self._chain()
+
+    def _chain(self) -> DiscreteProcess:
+        if not isinstance(self.process, DiscreteProcess):
+            raise ValueError(f"bound {self.bound!r} needs a discrete process, such as linear or cosine")
+        return self.process
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the network's output has twice the image's channels, the second half for the variance."""
+        return self.bound != "none"
 
     def __call__(self, network: Network, x0: jax.Array, keys: jax.Array) -> LossTerms:
-        """network(x_t, t) -> raw output [B, ...]; x0 float [B, ...]; keys: [B] PRNG keys."""
+        """network(x, t) -> raw output [B, ...]; x0 float [B, ...]; keys: [B] PRNG keys."""
         quantile, noise = jax.vmap(_draw, (0, None, None))(keys, x0.shape[1:], x0.dtype)
-        t = self.process.time_at(quantile)
+        return LossTerms(self.at(network, x0, noise, self.process.time_at(quantile)), quantile)
+
+    def at(self, network: Network, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
+        """The losses [B] at given times [B] and unit noise [B, ...]."""
+        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        call = predictions.interface(self.prediction, t, alpha, sigma)
+        x_t = bcast(alpha, x0) * x0 + bcast(sigma, x0) * noise
+        output = network(bcast(call.input_scale, x0) * x_t, call.timestep).astype(
+            jnp.promote_types(x0.dtype, jnp.float32)
+        )
+        if not self.learned_variance:
+            return self._denoising_loss(output, x0, x_t, noise, t, call)
+        mean_output, fraction = jnp.split(output, 2, axis=-1)
+        if self.bound == "vlb":
+            return self._bound(mean_output, fraction, x0, x_t, t) * self._chain().num_timesteps
+        # The bound teaches the variance only: its gradient through the mean would undo L_simple's weighting.
+        bound = self._bound(jax.lax.stop_gradient(mean_output), fraction, x0, x_t, t)
+        simple = self._denoising_loss(mean_output, x0, x_t, noise, t, call)
+        return simple + bound * self._chain().num_timesteps / 1000
+
+    def _denoising_loss(
+        self,
+        output: jax.Array,
+        x0: jax.Array,
+        x_t: jax.Array,
+        noise: jax.Array,
+        t: jax.Array,
+        call: predictions.Interface,
+    ) -> jax.Array:
+        if self.prediction in predictions.PREDICTIONS:
+            alpha, sigma = bcast(self.process.alpha(t), x0), bcast(self.process.sigma(t), x0)
+            target = predictions.target(self.prediction, x0, noise, alpha, sigma)
+        else:
+            target = (x0 - bcast(call.on_x, x0) * x_t) / bcast(call.on_output, x0)
+        error = jnp.square(output - target)
+        mean = jnp.mean(error, axis=tuple(range(1, error.ndim)))
+        return mean * self.weighting(self.process.log_snr(t), call.on_output)
+
+    def _bound(
+        self, mean_output: jax.Array, fraction: jax.Array, x0: jax.Array, x_t: jax.Array, t: jax.Array
+    ) -> jax.Array:
         alpha, sigma = bcast(self.process.alpha(t), x0), bcast(self.process.sigma(t), x0)
-        output = network(alpha * x0 + sigma * noise, t)
-        error = output.astype(jnp.float32) - predictions.target(self.prediction, x0, noise, alpha, sigma)
-        loss = jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
-        return LossTerms(loss * self.weighting(self.process.log_snr(t), self.prediction), quantile)
+        denoised = predictions.to_denoised(self.prediction, mean_output, x_t, alpha, sigma)
+        posterior = variational.Posterior(self._chain())
+        return variational.bound_term(posterior, x0, x_t, t, denoised, posterior.learned_log_variance(fraction, t))
 
 
 def _draw(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:

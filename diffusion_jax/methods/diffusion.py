@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,7 +14,7 @@ from flax import linen as nn
 from diffusion_jax.diffusion import guidance, samplers
 from diffusion_jax.diffusion.objective import Objective
 
-Batch = dict[str, jax.Array]
+Batch = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 # The training loss is reported for this many equal shares of the noise levels, the least noisy first.
@@ -92,7 +94,9 @@ class Diffusion:
             return self.network.apply({"params": params}, x, t, condition)  # pyright: ignore[reportReturnType]
 
         x_T = samplers.initial_noise(self.sampler, keys, self.image_shape)
-        if labels is None or guidance_scale is None:
+        if labels is None or self.num_classes is None:
+            denoise = functools.partial(predict, condition=None)
+        elif guidance_scale is None:
             denoise = guidance.conditional(predict, labels)
         else:
             null = jnp.full_like(labels, self.num_classes)

@@ -7,7 +7,8 @@ import pytest
 from flax import linen as nn
 
 from diffusion_jax.diffusion import process, samplers
-from diffusion_jax.diffusion.objective import Objective, simple
+from diffusion_jax.diffusion.objective import Objective
+from diffusion_jax.diffusion.weighting import simple
 from diffusion_jax.methods.diffusion import NOISE_BINS, Diffusion
 from diffusion_jax.models.mlp import MLP
 

@@ -17,7 +17,7 @@ def ddim(
     spacing_rule: str = "leading",
     offset: int = 0,
     eta: float = 0.0,
-    clip: float | None = 1.0,
+    clip: float | None = None,
     rederive_epsilon: bool = False,
     final_alpha_cumprod: float = 1.0,
 ) -> core.Sampler:

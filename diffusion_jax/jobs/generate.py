@@ -1,0 +1,89 @@
+"""Draws images in batches of one shape, so that the sampler is compiled once, split over all devices."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from diffusion_jax import data
+from diffusion_jax.config import build
+from diffusion_jax.jobs.session import Session
+from diffusion_jax.training import sharding
+
+
+class Generator:
+    """Image i of a run is a function of (config.seed, i) alone: neither batch size nor devices nor order enter.
+
+    Attributes:
+      compile_seconds, sample_seconds, num_images: what was spent and drawn so far.
+    """
+
+    def __init__(self, session: Session):
+        self._session = session
+        self._compiled: dict[int | None, Any] = {}
+        self.compile_seconds = self.sample_seconds = 0.0
+        self.num_images = 0
+
+    def batches(
+        self, num_images: int, trajectory_stride: int | None = None, title: str = "sampling"
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]:
+        """Yields (images uint8 [n, H, W, C], their labels or None, trajectory float32 [frames, n, H, W, C] or None)."""
+        size = self._session.config.sampling.batch_size
+        bar = tqdm.tqdm(total=num_images, desc=title, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
+        with bar:
+            for start in range(0, num_images, size):
+                wanted = min(size, num_images - start)
+                indices = np.arange(start, start + size)
+                images, trajectory = self._draw(indices, trajectory_stride)
+                labels = self._session.labels(indices[:wanted])
+                self.num_images += wanted
+                bar.update(wanted)
+                frames = None if trajectory is None else np.asarray(trajectory[:, :wanted])
+                yield data.to_uint8(np.asarray(images[:wanted])), labels, frames
+
+    def draw(self, num_images: int, title: str = "sampling") -> tuple[np.ndarray, np.ndarray | None]:
+        """The first images of the run, uint8 [N, H, W, C], and the labels that they were asked for."""
+        parts = list(self.batches(num_images, title=title))
+        labels = [part[1] for part in parts if part[1] is not None]
+        return np.concatenate([part[0] for part in parts]), np.concatenate(labels) if labels else None
+
+    def _draw(self, indices: np.ndarray, stride: int | None) -> tuple[jax.Array, jax.Array | None]:
+        session = self._session
+        keys = build.image_keys(session.config, jnp.asarray(indices))
+        arguments = jax.device_put((keys, session.labels(indices)), sharding.batch_sharding(session.mesh))
+        _, params = session.parameters
+        scale = jnp.float32(session.config.sampling.guidance_scale)
+        if stride not in self._compiled:
+            begun = time.monotonic()
+            guided = session.config.sampling.guidance_scale != 1
+            sample = jax.jit(
+                functools.partial(_sample, session.method, stride, guided, session.config.training.matmul_precision)
+            )
+            self._compiled[stride] = sample.lower(params, *arguments, scale).compile()
+            self.compile_seconds += time.monotonic() - begun
+        begun = time.monotonic()
+        drawn = jax.block_until_ready(self._compiled[stride](params, *arguments, scale))
+        self.sample_seconds += time.monotonic() - begun
+        return drawn
+
+
+def _sample(
+    method: Any,
+    stride: int | None,
+    guided: bool,
+    precision: str,
+    params: Any,
+    keys: jax.Array,
+    labels: Any,
+    scale: jax.Array,
+) -> tuple[jax.Array, jax.Array | None]:
+    with jax.default_matmul_precision(precision):
+        return method.sample(params, keys, labels, scale if guided else None, stride)

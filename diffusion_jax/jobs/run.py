@@ -1,0 +1,47 @@
+"""Runs jobs in order and says whether all that they promise is there."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from ml_collections import config_dict
+
+from diffusion_jax.jobs import evaluate, report, sample, train
+from diffusion_jax.jobs.session import Session
+from diffusion_jax.training.interruption import exit_code
+
+JOBS = {"train": train.train, "sample": sample.sample, "evaluate": evaluate.evaluate, "report": report.report}
+# What each job must have left for the exit code to be 0.
+PRODUCTS = {
+    "train": ("config.json", "checkpoints", "metrics.jsonl"),
+    "sample": ("samples.png", "sampling.gif"),
+    "evaluate": ("evaluation.json",),
+    "report": ("report.html",),
+}
+
+
+def run(config: config_dict.ConfigDict, workdir: Path, modes: tuple[str, ...], command: str) -> int:
+    """Runs the jobs named by `modes` on one work directory and returns the exit code.
+
+    Raises ValueError, one line for the user, for bad input.
+    """
+    begun = time.monotonic()
+    session = Session(config, workdir, command)
+    session.write_config()
+    for mode in modes:
+        interrupted = JOBS[mode](session)
+        if interrupted is not None:
+            print(f"stopped by {interrupted.name}; the same command resumes", file=sys.stderr)
+            return exit_code(interrupted)
+    missing = [name for mode in modes for name in PRODUCTS[mode] if not _present(session.workdir / name)]
+    if missing:
+        print(f"diffusion_jax: {session.workdir} lacks {', '.join(missing)}", file=sys.stderr)
+        return 1
+    print(f"done in {time.monotonic() - begun:.0f} s: {session.workdir}", file=sys.stderr)
+    return 0
+
+
+def _present(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size > 0

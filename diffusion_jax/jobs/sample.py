@@ -1,0 +1,82 @@
+"""Draws images and shows how they came about: samples.png, sampling.gif, denoising.png, forward_noising.png."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax import data
+from diffusion_jax.diffusion.process import Process
+from diffusion_jax.diffusion.samplers import frames_kept
+from diffusion_jax.figures import animation, grid, strips
+from diffusion_jax.jobs.generate import Generator
+from diffusion_jax.jobs.session import Session, write_json
+
+STRIP_ROWS = 6
+STRIP_COLUMNS = 9
+
+
+def sample(session: Session) -> None:
+    """Writes the pictures of a run from its newest checkpoint, and sampling.json with what they took."""
+    config = session.config.sampling
+    steps = session.method.sampler.num_evaluations
+    stride = max(1, steps // config.num_frames)
+    generator = Generator(session)
+    parts = list(generator.batches(config.num_images, trajectory_stride=stride))
+    images = np.concatenate([part[0] for part in parts])
+    labels = None if session.num_classes is None else np.concatenate([part[1] for part in parts if part[1] is not None])
+    trajectory = np.concatenate([part[2] for part in parts if part[2] is not None], axis=1)
+    timesteps = session.method.sampler.timesteps[np.minimum(frames_kept(steps, stride), steps - 1)]
+    names = session.class_names
+
+    columns = session.num_classes if session.num_classes and session.num_classes <= 10 else None
+    grid.write_grid(session.workdir / "samples.png", images, labels, names, columns=columns)
+    captions = [f"t = {t:.0f}" for t in timesteps[:-1]] + ["image"]
+    animation.write_animation(session.workdir / "sampling.gif", trajectory, captions, labels, names, columns=columns)
+
+    shown = np.unique(np.linspace(0, len(trajectory) - 1, STRIP_COLUMNS).round().astype(int))
+    rows = np.arange(min(STRIP_ROWS, len(images)))
+    strips.write_strip(
+        session.workdir / "denoising.png",
+        np.moveaxis(trajectory[np.ix_(shown, rows)], 0, 1),
+        [captions[i] for i in shown],
+        _row_names(labels, names, rows),
+    )
+    _write_forward_noising(session)
+    write_json(
+        session.workdir / "sampling.json",
+        {
+            "num_images": generator.num_images,
+            "sampler": config.name,
+            "network_evaluations_per_image": steps * (2 if config.guidance_scale != 1 else 1),
+            "compile_seconds": generator.compile_seconds,
+            "seconds": generator.sample_seconds,
+            "images_per_second": generator.num_images / max(generator.sample_seconds, 1e-9),
+        },
+    )
+
+
+def _write_forward_noising(session: Session) -> None:
+    """Held-out images on their way to noise: q(x_t | x_0) at even quantiles of training's times."""
+    clean, labels = data.load_arrays(session.test_source, limit=STRIP_ROWS)
+    x0 = jnp.asarray(data.to_float(clean))
+    process: Process = session.method.objective.process
+    t = process.time_at(jnp.arange(1, STRIP_COLUMNS) / (STRIP_COLUMNS - 1) * 0.9999)
+    noise = jax.random.normal(jax.random.key(session.config.seed), x0.shape)
+    noisy = jax.vmap(lambda t: process.add_noise(x0, noise, t))(t)
+    frames = np.concatenate([np.asarray(x0)[None], np.asarray(noisy)])
+    captions = ["image"] + [f"t = {value:.3g}" for value in np.asarray(t)]
+    names = session.test_source.class_names
+    strips.write_strip(
+        session.workdir / "forward_noising.png",
+        np.moveaxis(np.clip(frames, -1, 1), 0, 1),
+        captions,
+        _row_names(labels if names else None, names, np.arange(len(clean))),
+    )
+
+
+def _row_names(labels: np.ndarray | None, names: tuple[str, ...] | None, rows: np.ndarray) -> list[str]:
+    if labels is None:
+        return []
+    return [names[labels[row]] if names else str(labels[row]) for row in rows]

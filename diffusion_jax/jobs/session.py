@@ -1,0 +1,109 @@
+"""What the jobs of one run share: config, devices, data, method and work directory, each built when first asked for."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import config_dict
+
+from diffusion_jax import data
+from diffusion_jax.config import ConfigError, build
+from diffusion_jax.config.check import check, flatten
+from diffusion_jax.methods.diffusion import Diffusion
+from diffusion_jax.training import checkpoints, sharding
+
+# A run may be resumed with other values of these; anything else would make it another run.
+CHANGEABLE = ("name", "training.num_steps", "training.log_every", "training.checkpoint_every", "training.max_to_keep")
+CHANGEABLE_SECTIONS = ("sampling.", "evaluation.", "mesh.", "data.num_workers", "data.path", "data.data_dir")
+
+
+class Session:
+    """A config with its work directory. Building one checks the whole config and compiles nothing.
+
+    `command` is what the user typed, for the report. Raises ConfigError (one line) for a config that cannot be, and for
+    one that contradicts the run in `workdir`.
+    """
+
+    def __init__(self, config: config_dict.ConfigDict, workdir: Path, command: str = ""):
+        self.config = config
+        self.command = command
+        self.workdir = workdir.absolute()
+        with build.section("mesh"):
+            self.mesh: Mesh = sharding.make_mesh(**config.mesh)
+        check(config, num_devices=int(np.prod([self.mesh.shape[axis] for axis in sharding.BATCH_AXES])))
+        self._check_same_run()
+        self.method: Diffusion = build.method(config, self.num_classes)
+        self.optimizer, self.learning_rate, self.ema_decay = build.optimization(config)
+
+    @functools.cached_property
+    def train_source(self) -> data.Source:
+        return build.source(self.config, "train")
+
+    @functools.cached_property
+    def test_source(self) -> data.Source:
+        return build.source(self.config, "test")
+
+    @property
+    def num_classes(self) -> int | None:
+        return self.train_source.num_classes if self.config.method.class_conditional else None
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes that the method is conditioned on."""
+        return self.train_source.class_names if self.config.method.class_conditional else None
+
+    @functools.cached_property
+    def parameters(self) -> tuple[int, Any]:
+        """(step, parameters to sample with) of the newest checkpoint; raises CheckpointError where there is none."""
+        height, width, channels = self.method.image_shape
+        batch = {"image": jax.ShapeDtypeStruct((1, height, width, channels), np.float32)}
+        shapes = jax.eval_shape(self.method.init, jax.random.key(0), batch)
+        return checkpoints.restore_params(self.workdir / "checkpoints", sharding.sharded_shapes(self.mesh, shapes))
+
+    def labels(self, indices: np.ndarray) -> np.ndarray | None:
+        """The class that image i of a sampling run is asked for: each in turn, int32; None without classes."""
+        return None if self.num_classes is None else (indices % self.num_classes).astype(np.int32)
+
+    def write_config(self) -> None:
+        """Leaves config.json, by which a later command is held to the same run."""
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            write_json(self.workdir / "config.json", self.config.to_dict())
+        except OSError as error:
+            raise ConfigError(f"--workdir {self.workdir}: cannot be written: {error.strerror}") from error
+
+    def _check_same_run(self) -> None:
+        path = self.workdir / "config.json"
+        if not path.exists() or not (self.workdir / "checkpoints").exists():
+            return
+        try:
+            before = dict(flatten(config_dict.ConfigDict(json.loads(path.read_text(encoding="utf-8")))))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be read ({error}); name another --workdir") from error
+        for field, value in flatten(self.config):
+            if field in CHANGEABLE or field.startswith(CHANGEABLE_SECTIONS) or field not in before:
+                continue
+            if _jsonable(before[field]) != _jsonable(value):
+                raise ConfigError(
+                    f"config.{field} is {value!r}, but the run in {self.workdir} was begun with {before[field]!r}; "
+                    "name another --workdir, or set it back"
+                )
+
+
+def _jsonable(value: Any) -> Any:
+    return list(value) if isinstance(value, (tuple, list)) else value
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file whole or not at all."""
+    partial = path.with_suffix(".json.tmp")
+    partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    os.replace(partial, path)

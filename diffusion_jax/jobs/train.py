@@ -1,0 +1,46 @@
+"""Trains, resuming what is in the work directory."""
+
+from __future__ import annotations
+
+import signal
+
+import jax
+
+from diffusion_jax import data
+from diffusion_jax.config import build
+from diffusion_jax.jobs.session import Session
+from diffusion_jax.training import loop
+
+
+def train(session: Session) -> signal.Signals | None:
+    """Trains to config.training.num_steps; returns the signal that ended it early, if one did."""
+    config, options = session.config, session.config.training
+    with build.section("data"):
+        batches = data.train_iterator(
+            session.train_source,
+            global_batch_size=options.batch_size,
+            seed=config.seed,
+            flip=config.data.flip,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_workers=config.data.num_workers,
+        )
+    result = loop.train(
+        session.method,
+        batches,
+        session.workdir,
+        optimizer=session.optimizer,
+        learning_rate=session.learning_rate,
+        ema_decay=session.ema_decay,
+        mesh=session.mesh,
+        options=loop.TrainingOptions(
+            num_steps=options.num_steps,
+            seed=config.seed,
+            accumulation_steps=options.accumulation_steps,
+            matmul_precision=options.matmul_precision,
+            log_every=options.log_every,
+            checkpoint_every=options.checkpoint_every,
+            max_to_keep=options.max_to_keep,
+        ),
+    )
+    return result.interrupted

@@ -1,0 +1,132 @@
+"""The command: flags and a config file to a job. Nothing else in the project reads flags.
+
+python -m diffusion_jax.main --config configs/digits.py
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from diffusion_jax import platform
+
+platform.prepare()  # before anything imports JAX
+
+from absl import flags, logging  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+USAGE = """\
+Trains, samples, evaluates and reports an image diffusion model.
+
+  python -m diffusion_jax.main --config FILE [--workdir DIR] [--mode MODE] [--config.field=value ...]
+
+Without --mode it trains (resuming what is in DIR), draws samples, scores them and writes DIR/report.html.
+Any field of the config can be set from here, for example --config.training.num_steps=500.
+"""
+MODES = {
+    "train": "train, resuming the newest checkpoint in the work directory",
+    "sample": "write samples.png and sampling.gif from the newest checkpoint",
+    "evaluate": "score generated images against held-out ones: evaluation.json",
+    "report": "write report.html from what the other jobs left",
+}
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment: a file with get_config()", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "where everything is written; runs/<config.name> if not given")
+_MODE = flags.DEFINE_string("mode", None, "one job alone: " + "; ".join(f"{k}: {v}" for k, v in MODES.items()))
+
+# Bad input; the same code as argparse and the shell use.
+BAD_INPUT = 2
+
+
+class UsageError(ValueError):
+    """A command line that cannot be; the message is one line."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line `argv` and returns the exit code: 0, 2 for bad input, 128 + n when ended by signal n."""
+    if "--help" in argv or "-h" in argv:
+        _print_help()
+        return 0
+    logging.set_verbosity(logging.ERROR)
+    try:
+        _parse(argv)
+        from diffusion_jax.jobs import run
+
+        workdir = Path(_WORKDIR.value or Path("runs") / _CONFIG.value.name)
+        modes = tuple(MODES) if _MODE.value is None else (_MODE.value,)
+        return run.run(_CONFIG.value, workdir, modes, command=_repeatable(argv))
+    except ValueError as error:
+        # Every refusal of bad input in this project is a ValueError with one line for the user. Anything else that
+        # surfaces here is a defect, and DIFFUSION_JAX_TRACEBACK=1 shows where it comes from.
+        if os.environ.get("DIFFUSION_JAX_TRACEBACK"):
+            raise
+        print(f"diffusion_jax: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _parse(argv: list[str]) -> None:
+    """Reads flags and config; raises UsageError with one line for whatever is wrong with them."""
+    path = next(
+        (
+            b if a == "--config" else a.split("=", 1)[1]
+            for a, b in zip(argv, [*argv[1:], ""], strict=True)
+            if a == "--config" or a.startswith("--config=")
+        ),
+        None,
+    )
+    if not path:
+        raise UsageError("--config FILE is missing, for example --config configs/digits.py")
+    if not Path(path).is_file():
+        near = sorted(str(found) for found in Path(path).parent.glob("*.py")) if Path(path).parent.is_dir() else []
+        raise UsageError(f"--config {path}: there is no such file" + (f"; there are {', '.join(near)}" if near else ""))
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
+        raise UsageError(_explain(error, argv)) from error
+    if len(rest) > 1:
+        raise UsageError(f"unexpected argument {rest[1]!r}; options begin with --, see --help")
+    if _MODE.value is not None and _MODE.value not in MODES:
+        raise UsageError(f"--mode {_MODE.value!r} does not exist; it can be {', '.join(MODES)}")
+
+
+def _repeatable(argv: list[str]) -> str:
+    """The command that makes the whole run again: the one given, for all modes and any work directory."""
+    kept, skip = [], False
+    for argument in argv[1:]:
+        if not skip and not argument.startswith(("--mode", "--workdir")):
+            kept.append(argument)
+        skip = argument in ("--mode", "--workdir")
+    return f"./launch/local.sh {shlex.join(kept)}"
+
+
+def _explain(error: Exception, argv: list[str]) -> str:
+    """One line that says which setting was refused and why."""
+    from diffusion_jax import config
+
+    message = " ".join(str(error).strip("'\"").split())
+    # config_flags reports a bad override without naming it: try them one by one against the defaults.
+    for argument in argv[1:]:
+        if argument.startswith("--config."):
+            path, _, value = argument.removeprefix("--config.").partition("=")
+            refused = config.refuse_override(path, value)
+            if refused:
+                return refused
+    return message
+
+
+def _print_help() -> None:
+    print(USAGE)
+    print("modes:")
+    for mode, text in MODES.items():
+        print(f"  {mode:10} {text}")
+    print("\nconfig fields and their defaults (unset: the default of what `name` picks):")
+    from diffusion_jax import config
+
+    for path, value in config.flatten(config.default()):
+        print(f"  --config.{path}={'' if value is None else value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
