@@ -13,9 +13,10 @@ BUSY=$VENV/.installing # there while .venv is being made or changed: where it wa
 
 say() { printf 'launch: %s\n' "$*" >&2; }
 
+# $1: the exit code, 2 for bad input
 fail() {
-    say "$*"
-    exit 1
+    say "${*:2}"
+    exit "$1"
 }
 
 # --- Which Python ---------------------------------------------------------------------------------
@@ -32,7 +33,7 @@ choose_python() {
     local candidate
     if [[ -n ${PYTHON:-} ]]; then
         python_version "$PYTHON" >/dev/null ||
-            fail "PYTHON=$PYTHON is not a Python 3.11, 3.12 or 3.13 with the venv module"
+            fail 2 "PYTHON=$PYTHON is not a Python 3.11, 3.12 or 3.13 with the venv module"
         printf '%s\n' "$PYTHON"
         return
     fi
@@ -42,7 +43,7 @@ choose_python() {
             return
         fi
     done
-    fail "no Python 3.11, 3.12 or 3.13 with the venv module found (Debian, Ubuntu: apt install python3-venv);" \
+    fail 1 "no Python 3.11, 3.12 or 3.13 with the venv module found (Debian, Ubuntu: apt install python3-venv);" \
         "PYTHON=/path/to/python names one that is elsewhere"
 }
 
@@ -94,7 +95,7 @@ choose_accelerator() {
         cpu | tpu) printf '%s\n' "$DIFFUSION_JAX_ACCELERATOR" ;;
         cuda) choose_cuda ;;
         '') if has_nvidia_gpu; then choose_cuda; elif has_tpu; then printf 'tpu\n'; else printf 'cpu\n'; fi ;;
-        *) fail "DIFFUSION_JAX_ACCELERATOR=$DIFFUSION_JAX_ACCELERATOR; it can be cpu, cuda or tpu" ;;
+        *) fail 2 "DIFFUSION_JAX_ACCELERATOR=$DIFFUSION_JAX_ACCELERATOR; it can be cpu, cuda or tpu" ;;
     esac
 }
 
@@ -141,7 +142,7 @@ make_venv() {
     rm -rf "$VENV.old"
     mkdir "$VENV"
     touch "$BUSY"
-    "$1" -m venv "$VENV" >/dev/null </dev/null || fail "$1 could not make a virtual environment in $VENV"
+    "$1" -m venv "$VENV" >/dev/null </dev/null || fail 1 "$1 could not make a virtual environment in $VENV"
 }
 
 # $1: the extra ('' or dev)
@@ -150,8 +151,11 @@ install() {
     python=$(choose_python)
     lock "$python"
     if ! is_installed "$1"; then
-        if needs_new_venv; then make_venv "$python"; fi
-        touch "$BUSY"
+        if needs_new_venv; then
+            make_venv "$python"
+        elif [[ -e $(stamp '') ]]; then
+            touch "$BUSY" # but not in an environment of the user's own, which is never thrown away
+        fi
         [[ $ACCELERATOR == cpu ]] || extras+=("$ACCELERATOR")
         [[ -z $1 ]] || extras+=("$1")
         say "installing into .venv: Python $(python_version "$VENV/bin/python")," \
@@ -160,12 +164,12 @@ install() {
             --constraint "$REPO/constraints.txt" \
             --editable "$REPO$(IFS=, && printf '%s' "${extras[*]:+[${extras[*]}]}")" >"$log" 2>&1 </dev/null; then
             grep -i '^error' "$log" >&2 || tail -n 5 "$log" >&2
-            fail "pip could not install the packages; all that it said is in .venv/install.log"
+            fail 1 "pip could not install the packages; all that it said is in .venv/install.log"
         fi
         rm -f "$(stamp '')" "$(stamp dev)"
         [[ -z $1 ]] || wanted_stamp "$1" >"$(stamp "$1")"
         wanted_stamp '' >"$(stamp '')"
-        rm "$BUSY"
+        rm -f "$BUSY"
     fi
     exec 9>&-
 }

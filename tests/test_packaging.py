@@ -164,6 +164,8 @@ def test_an_environment_of_the_users_own_is_kept(clone):
     subprocess.run([clone.tools / "python", "-m", "venv", clone.folder / ".venv"], env=clone.environment, check=True)
     (clone.folder / ".venv/mine").touch()
     clone.recorded()
+    assert clone.launch(PIP_FAILS="yes").returncode == 1
+    assert clone.recorded() == ["pip "]
     assert clone.launch().returncode == 0
     assert clone.recorded() == ["pip "]
     assert (clone.folder / ".venv/mine").exists()
@@ -222,6 +224,6 @@ def test_the_cuda_build_fits_the_driver_and_the_gpu(clone, capability, driver, e
 )
 def test_a_wrong_setting_is_one_clear_line(clone, variable, value, says):
     result = clone.launch(**{variable: value})
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr.count("\n") == 1 and value in result.stderr and says in result.stderr
     assert not (clone.folder / ".venv").exists()
