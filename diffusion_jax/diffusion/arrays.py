@@ -16,3 +16,8 @@ Number = Any
 def namespace(value: Number) -> ModuleType:
     """jax.numpy for JAX arrays and tracers, numpy for everything else."""
     return jnp if isinstance(value, jax.Array) else np
+
+
+def bcast(coefficient: jax.Array, like: jax.Array) -> jax.Array:
+    """Appends axes to a [B] or scalar coefficient so that it multiplies a [B, ...] array."""
+    return jnp.reshape(coefficient, coefficient.shape + (1,) * (like.ndim - coefficient.ndim)).astype(like.dtype)

@@ -92,4 +92,12 @@ def iddpm_sigmas(num_timesteps: int = 1000, max_beta: float = 0.999, offset: flo
     return levels
 
 
+def nearest_trained(prediction: str, sigma: Number) -> Number:
+    """The noise level next to sigma that a network was trained at: sigma itself, but for "iddpm"."""
+    if prediction != "iddpm":
+        return sigma
+    levels = iddpm_sigmas()
+    return levels[np.argmin(np.abs(np.asarray(sigma)[..., None] - levels), axis=-1)]
+
+
 PRECONDITIONINGS: dict[str, Callable[[Number], Preconditioning]] = {"edm": edm, "vp": vp, "ve": ve, "iddpm": iddpm}

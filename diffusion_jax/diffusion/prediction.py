@@ -7,10 +7,12 @@ says all: denoised = x_coefficient * x + output_coefficient * output.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
+
+from diffusion_jax.diffusion.arrays import Number
+from diffusion_jax.diffusion.preconditioning import PRECONDITIONINGS
 
 # NumPy float64, Python floats and JAX arrays all pass through these formulas unchanged.
-Number = Any
 Coefficients = tuple[Number, Number]
 
 
@@ -87,3 +89,29 @@ def target(prediction: str, x0: Number, noise: Number, alpha: Number, sigma: Num
 def convert(source: str, destination: str, output: Number, x: Number, alpha: Number, sigma: Number) -> Number:
     """The same knowledge about x, expressed as another prediction."""
     return from_denoised(destination, to_denoised(source, output, x, alpha, sigma), x, alpha, sigma)
+
+
+class Interface(NamedTuple):
+    """How a network is called to estimate x_0: on_x x + on_output network(input_scale x, timestep)."""
+
+    input_scale: Number
+    timestep: Number
+    on_x: Number
+    on_output: Number
+
+
+def interface(prediction: str, t: Number, alpha: Number, sigma: Number) -> Interface:
+    """How to call a network at x = alpha x_0 + sigma noise, which is time t of its process.
+
+    prediction: one of PREDICTIONS, for a network that is given x and t; or a preconditioning of Karras et al. 2022
+    (`preconditioning.PRECONDITIONINGS`), for a bare network F that is given c_in x / alpha and c_noise.
+    Raises ValueError for any other name.
+    """
+    if prediction in PRECONDITIONINGS:
+        c = PRECONDITIONINGS[prediction](sigma / alpha)
+        return Interface(c.c_in / alpha, c.c_noise, c.c_skip / alpha, c.c_out)
+    if prediction not in _COEFFICIENTS:
+        known = ", ".join([*PREDICTIONS, *PRECONDITIONINGS])
+        raise ValueError(f"prediction is {prediction!r}; it can be {known}")
+    on_x, on_output = denoised_coefficients(prediction, alpha, sigma)
+    return Interface(1 + 0 * alpha, t, on_x, on_output)

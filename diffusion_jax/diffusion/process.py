@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from diffusion_jax.diffusion.arrays import Number, bcast, namespace
+from diffusion_jax.diffusion.continuous import EDM, VESDE, VPSDE, RectifiedFlow, SubVPSDE
 
 
 class Process(Protocol):
@@ -26,10 +29,19 @@ class Process(Protocol):
 
     def add_noise(self, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array: ...
 
+    # What samplers ask besides, in float64 NumPy; a ratio is sigma_t / alpha_t, the noise level of Karras et al. 2022.
 
-def bcast(coefficient: jax.Array, like: jax.Array) -> jax.Array:
-    """Appends axes to a [B] or scalar coefficient so that it multiplies a [B, ...] array."""
-    return jnp.reshape(coefficient, coefficient.shape + (1,) * (like.ndim - coefficient.ndim)).astype(like.dtype)
+    def alpha_at(self, ratio: Number) -> Number:
+        """alpha_t where the noise-to-signal ratio is `ratio`."""
+        ...
+
+    def time_of(self, ratio: Number) -> Number:
+        """The time at which the noise-to-signal ratio is `ratio`."""
+        ...
+
+    def ratio_range(self) -> tuple[float, float]:
+        """The smallest and the largest ratio at which sampling calls the network."""
+        ...
 
 
 def perturb(process: Process, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
@@ -87,6 +99,8 @@ class DiscreteProcess:
     """
 
     betas: np.ndarray
+    # How a sampler places its timesteps unless told otherwise.
+    spacing_rule: ClassVar[str] = "trailing"
 
     def __post_init__(self) -> None:
         if self.betas.ndim != 1 or not len(self.betas):
@@ -103,22 +117,39 @@ class DiscreteProcess:
     def alphas_cumprod(self) -> np.ndarray:
         return np.cumprod(1 - self.betas)
 
-    def alpha(self, t: jax.Array) -> jax.Array:
-        return jnp.asarray(np.sqrt(self.alphas_cumprod))[t]
+    @property
+    def ratios(self) -> np.ndarray:
+        """The noise-to-signal ratios sigma_t / alpha_t, float64 [T]; infinite where alpha_t is 0."""
+        with np.errstate(divide="ignore"):
+            return np.sqrt((1 - self.alphas_cumprod) / self.alphas_cumprod)
 
-    def sigma(self, t: jax.Array) -> jax.Array:
-        return jnp.asarray(np.sqrt(1 - self.alphas_cumprod))[t]
+    def alpha(self, t: Number) -> Number:
+        return namespace(t).asarray(np.sqrt(self.alphas_cumprod))[t]
 
-    def log_snr(self, t: jax.Array) -> jax.Array:
+    def sigma(self, t: Number) -> Number:
+        return namespace(t).asarray(np.sqrt(1 - self.alphas_cumprod))[t]
+
+    def log_snr(self, t: Number) -> Number:
         """log(alpha_t^2 / sigma_t^2); -inf where alpha_t is 0."""
         with np.errstate(divide="ignore"):
-            return jnp.asarray(np.log(self.alphas_cumprod) - np.log1p(-self.alphas_cumprod))[t]
+            return namespace(t).asarray(np.log(self.alphas_cumprod) - np.log1p(-self.alphas_cumprod))[t]
 
     def time_at(self, u: jax.Array) -> jax.Array:
         return jnp.minimum((u * self.num_timesteps).astype(jnp.int32), self.num_timesteps - 1)
 
     def add_noise(self, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
         return perturb(self, x0, noise, t)
+
+    def alpha_at(self, ratio: Number) -> Number:
+        return 1 / namespace(ratio).sqrt(1 + ratio**2)
+
+    def time_of(self, ratio: Number) -> Number:
+        """The fractional timestep, by linear interpolation of log ratio; 0 or T - 1 outside of the chain's range."""
+        xp = namespace(ratio)
+        return xp.interp(xp.log(ratio), xp.asarray(np.log(self.ratios)), xp.arange(self.num_timesteps))
+
+    def ratio_range(self) -> tuple[float, float]:
+        return float(self.ratios[0]), float(self.ratios[-1])
 
 
 BETA_SCHEDULES: dict[str, Callable[..., np.ndarray]] = {
@@ -176,4 +207,9 @@ PROCESSES: dict[str, Callable[..., Process]] = {
     "scaled_linear": scaled_linear,
     "cosine": cosine,
     "sigmoid": sigmoid,
+    "vp_sde": VPSDE,
+    "sub_vp_sde": SubVPSDE,
+    "ve_sde": VESDE,
+    "edm": EDM,
+    "rectified_flow": RectifiedFlow,
 }

@@ -176,14 +176,24 @@ def test_spacings(spacing, num_steps, expected):
     [
         ({"num_steps": 0}, "num_steps is 0"),
         ({"num_steps": 1001}, "num_steps is 1001"),
-        ({"spacing_rule": "leding"}, "spacing is 'leding'"),
+        ({"spacing_rule": "leding"}, "spacing_rule is 'leding'"),
         ({"num_steps": 1000, "offset": 1}, "outside of 0 to 999"),
-        ({"num_steps": 900, "spacing_rule": "quadratic"}, "twice"),
     ],
 )
 def test_impossible_steps_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         samplers.ddim(process.linear(), "epsilon", **arguments)
+
+
+def test_a_timestep_may_repeat_in_ddim_and_changes_nothing():
+    """The released quadratic rule visits 0 twice with 50 steps."""
+    chain = process.linear()
+    sampler = samplers.ddim(chain, "epsilon", 50, spacing_rule="quadratic")
+    assert sampler.timesteps[-2:].tolist() == [0, 0]
+    _, trajectory = samplers.sample(sampler, toy_network, jax.random.normal(jax.random.key(0), (1, 2, 2, 1)))
+    np.testing.assert_allclose(trajectory[-2], trajectory[-3], atol=1e-6)
+    with pytest.raises(ValueError, match="twice"):
+        samplers.ddpm(chain, "epsilon", 50, spacing_rule="quadratic")
 
 
 def test_epsilon_prediction_is_refused_where_no_signal_is_left():

@@ -38,7 +38,10 @@ class Row:
       estimate: (on x, on x_0): what is pushed to the history; x_0 itself unless the solver thinks in epsilon.
       x, anchor, denoised, history: the next x is their weighted sum, plus `noise` times a unit normal.
       anchor_x, anchor_anchor, anchor_denoised, anchor_history: likewise for the next anchor.
-      churn: amount of unit normal added to x before the network sees it.
+      churn_scale, churn: before the network sees it, x becomes churn_scale * x + churn times a unit normal.
+      langevin: 1 where the row is a Langevin corrector, whose step size follows from the data: with
+        q = |unit normal| / |newest estimate|, image by image, the step of x is q^2 times, and its noise q times, what
+        the other fields say. The estimate must be of the noise. 0 everywhere else.
       log_variance: (smallest, largest) log variance, for networks that interpolate between the two in extra channels.
     """
 
@@ -56,7 +59,9 @@ class Row:
     anchor_anchor: float = 1.0
     anchor_denoised: float = 0.0
     anchor_history: Sequence[float] = ()
+    churn_scale: float = 1.0
     churn: float = 0.0
+    langevin: float = 0.0
     log_variance: tuple[float, float] = (0.0, 0.0)
 
 
@@ -71,7 +76,8 @@ class Table(NamedTuple):
     next_x: np.ndarray | jax.Array  # on x, anchor, denoised, history...
     next_anchor: np.ndarray | jax.Array
     noise: np.ndarray | jax.Array
-    churn: np.ndarray | jax.Array
+    churn: np.ndarray | jax.Array  # scale of x, amount of noise
+    langevin: np.ndarray | jax.Array
     log_variance: np.ndarray | jax.Array
 
 
@@ -91,6 +97,7 @@ class Sampler:
     clip: float | None = None
     learned_variance: bool = False
     uses_anchor: bool = False
+    uses_langevin: bool = False
     stochastic: bool = False
 
     @property
@@ -112,7 +119,7 @@ class Sampler:
 jax.tree_util.register_dataclass(
     Sampler,
     data_fields=["table", "init_noise_sigma"],
-    meta_fields=["clip", "learned_variance", "uses_anchor", "stochastic"],
+    meta_fields=["clip", "learned_variance", "uses_anchor", "uses_langevin", "stochastic"],
 )
 
 
@@ -143,19 +150,22 @@ def build(
             np.float64,
         ),
         noise=np.array([row.noise for row in rows], np.float64),
-        churn=np.array([row.churn for row in rows], np.float64),
+        churn=np.array([(row.churn_scale, row.churn) for row in rows], np.float64),
+        langevin=np.array([row.langevin for row in rows], np.float64),
         log_variance=np.array([row.log_variance for row in rows], np.float64),
     )
     for name, column in table._asdict().items():
         if not np.isfinite(column).all():
-            raise ValueError(f"the sampler's {name} is not finite at row {int(np.argmin(np.isfinite(column)))}")
+            row = int(np.argmin(np.isfinite(column).reshape(len(rows), -1).all(axis=1)))
+            raise ValueError(f"the sampler's {name} is not finite at row {row}")
     return Sampler(
         table=table,
         init_noise_sigma=init_noise_sigma,
         clip=clip,
         learned_variance=learned_variance,
         uses_anchor=any(row.anchor for row in rows),
-        stochastic=learned_variance or bool(table.noise.any() or table.churn.any()),
+        uses_langevin=any(row.langevin for row in rows),
+        stochastic=any(row.noise or row.churn for row in rows),
     )
 
 
@@ -221,7 +231,7 @@ def sample(
                 keys
             )
 
-        x = state.x + row.churn * unit if sampler.stochastic else state.x
+        x = row.churn[0] * state.x + row.churn[1] * unit if sampler.stochastic else state.x
         output = predict(row.input_scale * x, row.timestep).astype(x_T.dtype)
         amount = row.noise
         if sampler.learned_variance:
@@ -243,6 +253,9 @@ def sample(
             return total
 
         following = combine(row.next_x)
+        if sampler.uses_langevin:
+            ratio = 1 + row.langevin * (_norms(unit) / _norms(newest) - 1)
+            following, amount = x + ratio**2 * (following - x), ratio * amount
         if sampler.stochastic:
             following = following + amount * unit
         anchor = None if state.anchor is None else combine(row.next_anchor)
@@ -254,12 +267,22 @@ def sample(
     return end.x, end.frames
 
 
+def _norms(x: jax.Array) -> jax.Array:
+    """The Euclidean norm of each image, [B, 1, ...]."""
+    return jnp.sqrt(jnp.sum(jnp.square(x), axis=tuple(range(1, x.ndim)), keepdims=True))
+
+
+def frames_kept(num_rows: int, stride: int) -> np.ndarray:
+    """The rows before which the states of a trajectory stand, [frames]: 0 is the start, num_rows the result."""
+    return np.unique([*range(0, num_rows + 1, stride), num_rows])
+
+
 def _frame_slots(num_rows: int, stride: int) -> tuple[np.ndarray, int]:
     """Where each row's result goes in the trajectory (out of range: nowhere), and how many frames there are."""
-    rows = np.arange(num_rows)
-    kept = ((rows + 1) % stride == 0) | (rows == num_rows - 1)
-    num_frames = 1 + int(kept.sum())
-    return np.where(kept, np.cumsum(kept), num_frames).astype(np.int32), num_frames
+    kept = frames_kept(num_rows, stride)
+    slots = np.full(num_rows + 1, len(kept), np.int32)
+    slots[kept] = np.arange(len(kept))
+    return slots[1:], len(kept)
 
 
 def initial_noise(

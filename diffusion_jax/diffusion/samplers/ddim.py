@@ -28,7 +28,7 @@ def ddim(
     clipped estimate (OpenAI) instead of from the raw output (diffusers); `final_alpha_cumprod` is alpha_bar where the
     last step lands: 1, or alphas_cumprod[0] in latent diffusion.
     """
-    visited = spacing.timesteps(spacing_rule, process.num_timesteps, num_steps, offset)
+    visited = spacing.timesteps(spacing_rule, process.num_timesteps, num_steps, offset, repeats=True)
     alphas_cumprod = process.alphas_cumprod[visited]
     following = np.append(alphas_cumprod[1:], final_alpha_cumprod)
 

@@ -1,0 +1,65 @@
+"""DPM-Solver++ singlestep (2S, 3S): each step of the solver spends its evaluations inside itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diffusion_jax.diffusion.process import Process
+from diffusion_jax.diffusion.samplers import core, grid
+from diffusion_jax.diffusion.samplers.dpmpp import integrals
+from diffusion_jax.diffusion.samplers.grid import Grid
+
+
+def dpmpp_singlestep_on(
+    points: Grid, order: int = 2, lower_order_final: bool = True, clip: float | None = None
+) -> core.Sampler:
+    """DPM-Solver++(2S) and, with order 3, (3S) on a grid whose points are taken in groups of `order`.
+
+    Lu et al. 2022b, algorithm 1: the points inside a group are the intermediate ones of a step from its first point to
+    the next group's, so that N points cost N evaluations. Groups may be left incomplete at the end, and a step to zero
+    noise is of order 1; lower_order_final makes the last step of a complete last group one of order 1 as well.
+    """
+    if order not in (1, 2, 3):
+        raise ValueError(f"order is {order}; it can be 1, 2 or 3")
+    alpha, sigma, half = points.alpha, points.sigma, points.log_snr_half
+    rows = []
+    places = [i % order for i in range(points.num_steps)]
+    if sigma[-1] == 0 or (lower_order_final and places[-1] == order - 1):
+        places[-1] = 0
+    for i, place in enumerate(places):
+        start = i - place
+        h = half[i + 1] - half[start]
+        constant, linear, _ = integrals(h)
+        kept = sigma[i + 1] / sigma[start]
+        if place == 0:
+            rows.append(
+                points.row(i, x=kept, history=(alpha[i + 1] * constant,), anchor_x=1.0, anchor_anchor=0.0)
+            )
+            continue
+        # The slope of x_0 between the first point of the group and this one.
+        weight = (constant / 2 if place == 1 else linear) * h / (half[i] - half[start])
+        history = alpha[i + 1] * np.array([weight, *[0.0] * (place - 1), constant - weight])
+        rows.append(points.row(i, anchor=kept, history=history.tolist()))
+    return core.build(rows, init_noise_sigma=points.init_noise_sigma, clip=clip)
+
+
+def dpmpp_singlestep(
+    process: Process,
+    prediction: str,
+    num_steps: int = 50,
+    *,
+    spacing_rule: str | None = None,
+    offset: int = 0,
+    rho: float = 7.0,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    denoise_to_zero: bool = True,
+    order: int = 2,
+    lower_order_final: bool = True,
+    clip: float | None = None,
+) -> core.Sampler:
+    """One evaluation a point; see `dpmpp_singlestep_on`, and `grid.make` for the other options."""
+    points = grid.make(
+        process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero
+    )
+    return dpmpp_singlestep_on(points, order, lower_order_final, clip)

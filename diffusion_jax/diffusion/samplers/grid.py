@@ -1,0 +1,176 @@
+"""The grid of a solver: the points that it visits, and how the network is called at each of them.
+
+A solver's formula needs nothing else. The state at point i is x = alpha_i x_0 + sigma_i noise; y = x / alpha is the
+same state in the units of Karras et al. 2022, x_0 + ratio noise, where the probability-flow ODE reads
+dy / d ratio = (y - x_0) / ratio (eq. 1) whatever alpha does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from diffusion_jax.diffusion import prediction as predictions
+from diffusion_jax.diffusion.continuous import ContinuousProcess
+from diffusion_jax.diffusion.process import DiscreteProcess, Process
+from diffusion_jax.diffusion.samplers import core, spacing
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Grid:
+    """N points at which the network is called, and the point after the last, where sampling ends.
+
+    Attributes:
+      alpha, sigma: of the state, float64 [N + 1]; sigma decreases.
+      timesteps, input_scale, on_x, on_output: x_0 = on_x x + on_output network(input_scale x, timestep), float64 [N];
+        one more if the network can be called at the end as well.
+      init_noise_sigma: standard deviation of x_T, for images of unit variance unless the solver's authors differ.
+    """
+
+    alpha: np.ndarray
+    sigma: np.ndarray
+    timesteps: np.ndarray
+    input_scale: np.ndarray
+    on_x: np.ndarray
+    on_output: np.ndarray
+    init_noise_sigma: float
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.sigma) - 1
+
+    @property
+    def ratios(self) -> np.ndarray:
+        """sigma / alpha [N + 1]. Raises ValueError where alpha is 0, for solvers that need it to be finite."""
+        if not self.alpha[0]:
+            raise ValueError("this solver needs some signal at its first point; give sigma_max, or a later first time")
+        return self.sigma / self.alpha
+
+    @property
+    def log_snr_half(self) -> np.ndarray:
+        """lambda = log(alpha / sigma) [N + 1] of Lu et al. 2022; -inf and inf where there is no signal or no noise."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.alpha) - np.log(self.sigma)
+
+    def noise_estimate(self, i: int) -> tuple[float, float]:
+        """(on x, on x_0) that turn an estimate of x_0 at point i into one of the noise."""
+        return 1 / self.sigma[i], -self.alpha[i] / self.sigma[i]
+
+    def row(
+        self,
+        i: int,
+        *,
+        step: int | None = None,
+        x: float = 0.0,
+        history: Sequence[float] = (),
+        anchor: float = 0.0,
+        noise: float = 0.0,
+        estimate: tuple[float, float] = (0.0, 1.0),
+        anchor_x: float = 0.0,
+        anchor_anchor: float = 1.0,
+        anchor_history: Sequence[float] = (),
+    ) -> core.Row:
+        """A table row that calls the network at point i; the other arguments are those of `core.Row`."""
+        return core.Row(
+            timestep=self.timesteps[i],
+            step=i if step is None else step,
+            input_scale=self.input_scale[i],
+            denoise=(self.on_x[i], self.on_output[i]),
+            x=x,
+            history=history,
+            anchor=anchor,
+            noise=noise,
+            estimate=estimate,
+            anchor_x=anchor_x,
+            anchor_anchor=anchor_anchor,
+            anchor_history=anchor_history,
+        )
+
+
+def assemble(
+    prediction: str,
+    times: np.ndarray,
+    alpha: np.ndarray,
+    sigma: np.ndarray,
+    *,
+    end: tuple[float, float] | None = (1.0, 0.0),
+    rescaled: bool = False,
+    init_noise_sigma: float | None = None,
+) -> Grid:
+    """A grid from the network's own process.
+
+    Args:
+      prediction: as in `predictions.interface`.
+      times, alpha, sigma: float64 [N], of the network's process at the points.
+      end: (alpha, sigma) where sampling ends; None if the last of the points is the end.
+      rescaled: keep the state as y = x / alpha, as k-diffusion and some of diffusers' solvers do. Solvers give the same
+        images either way.
+      init_noise_sigma: None for hypot(alpha, sigma) at the first point.
+    """
+    call = predictions.interface(prediction, times, alpha, sigma)
+    scale = 1 / alpha if rescaled else np.ones_like(alpha)
+    state_alpha, state_sigma = alpha * scale, sigma * scale
+    if end is not None:
+        end_scale = 1 / end[0] if rescaled else 1.0
+        state_alpha, state_sigma = np.append(state_alpha, end[0] * end_scale), np.append(state_sigma, end[1] * end_scale)
+    if (np.diff(state_sigma / np.maximum(state_alpha, 1e-300)) > 0).any():
+        raise ValueError("the noise levels of a sampler must not increase")
+    return Grid(
+        alpha=state_alpha,
+        sigma=state_sigma,
+        timesteps=np.asarray(call.timestep, np.float64),
+        input_scale=call.input_scale / scale,
+        on_x=call.on_x / scale,
+        on_output=call.on_output + np.zeros_like(alpha),
+        init_noise_sigma=float(np.hypot(state_alpha[0], state_sigma[0]) if init_noise_sigma is None else init_noise_sigma),
+    )
+
+
+def make(
+    process: Process,
+    prediction: str,
+    num_steps: int,
+    spacing_rule: str | None = None,
+    offset: int = 0,
+    rho: float = 7.0,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    denoise_to_zero: bool = True,
+) -> Grid:
+    """The grid of `num_steps` points that a rule gives on a process.
+
+    Args:
+      process, prediction: what the network was trained for.
+      num_steps: points at which the network is called.
+      spacing_rule: a rule for timesteps, for times or for noise levels (`spacing`, `continuous.TIME_RULES`); None is
+        the process's own.
+      offset: added to the timesteps of a chain.
+      rho: the exponent of the Karras rule.
+      sigma_min, sigma_max: the range of the rules for noise levels; None is the process's own.
+      denoise_to_zero: the last step goes from the rule's last point to the clean image. False: it ends at that point.
+    """
+    rule = spacing_rule or process.spacing_rule
+    num_points = num_steps if denoise_to_zero else num_steps + 1
+    if rule in spacing.RATIO_RULES:
+        low, high = process.ratio_range()
+        ratios = spacing.ratios(rule, sigma_min or low, sigma_max or high, num_points, rho)
+        times, alpha = process.time_of(ratios), process.alpha_at(ratios)
+        sigma = ratios * alpha
+    else:
+        if sigma_min is not None or sigma_max is not None:
+            known = ", ".join(spacing.RATIO_RULES)
+            raise ValueError(f"spacing_rule is {rule!r}; sigma_min and sigma_max need one of {known}")
+        times = _times(process, rule, num_points, offset)
+        alpha, sigma = process.alpha(times), process.sigma(times)
+        times = times.astype(np.float64)
+    return assemble(prediction, times, alpha, sigma, end=(1.0, 0.0) if denoise_to_zero else None)
+
+
+def _times(process: Process, rule: str, num_points: int, offset: int) -> np.ndarray:
+    if isinstance(process, DiscreteProcess):
+        return spacing.timesteps(rule, process.num_timesteps, num_points, offset)
+    if isinstance(process, ContinuousProcess):
+        return process.sampling_times(rule, num_points, offset)
+    raise ValueError(f"no rule places times on a {type(process).__name__}")

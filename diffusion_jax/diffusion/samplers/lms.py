@@ -1,0 +1,47 @@
+"""Linear multistep (Adams-Bashforth with variable steps) in the noise level."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diffusion_jax.diffusion.process import Process
+from diffusion_jax.diffusion.samplers import core, grid, multistep
+from diffusion_jax.diffusion.samplers.grid import Grid
+
+
+def lms_on(points: Grid, order: int = 4, clip: float | None = None) -> core.Sampler:
+    """Integrates the polynomial in ratio through the last `order` noise estimates (k-diffusion's `sample_lms`).
+
+    It is DEIS with polynomials in rho (Zhang and Chen 2023, eq. 15, "rhoAB"). The order grows from 1 as estimates are
+    gathered.
+    """
+    ratios, alpha = points.ratios, points.alpha
+    rows = []
+    for i, usable in enumerate(multistep.orders(points.num_steps, order)):
+        seen = ratios[i - np.arange(usable)]
+        weights = alpha[i + 1] * multistep.lagrange_weights(seen, ratios[i], ratios[i + 1], weight_log=False)
+        rows.append(
+            points.row(i, x=alpha[i + 1] / alpha[i], history=weights.tolist(), estimate=points.noise_estimate(i))
+        )
+    return core.build(rows, init_noise_sigma=points.init_noise_sigma, clip=clip)
+
+
+def lms(
+    process: Process,
+    prediction: str,
+    num_steps: int = 50,
+    *,
+    spacing_rule: str | None = None,
+    offset: int = 0,
+    rho: float = 7.0,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    denoise_to_zero: bool = True,
+    order: int = 4,
+    clip: float | None = None,
+) -> core.Sampler:
+    """Order `order`, one evaluation a step; see `lms_on`, and `grid.make` for the other options."""
+    points = grid.make(
+        process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero
+    )
+    return lms_on(points, order, clip)
