@@ -101,4 +101,12 @@ def _colour_indices(frames: NDArray[np.uint8]) -> Callable[[Image.Image], Image.
     colours = mosaic.quantize(256 - len(fixed), method=Image.Quantize.MEDIANCUT).getpalette() or []
     palette = Image.new("P", (1, 1))
     palette.putpalette([value for colour in fixed for value in colour] + colours)
-    return lambda picture: picture.quantize(palette=palette, dither=Image.Dither.NONE)
+
+    def indices(picture: Image.Image) -> Image.Image:
+        mapped = picture.quantize(palette=palette, dither=Image.Dither.NONE)
+        # Pillow finds a colour that is near, not always the nearest, which shows on large white areas.
+        is_paper = Image.fromarray((np.asarray(picture) == PAPER).all(axis=-1))
+        mapped.paste(fixed.index(PAPER), mask=is_paper)
+        return mapped
+
+    return indices
