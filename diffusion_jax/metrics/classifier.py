@@ -123,7 +123,7 @@ def train_classifier(
       labels: integers [N] from 0 to num_classes - 1.
       num_classes: of the data set, whether or not all of them occur.
       seed: of the parameters, the batches, the shifts and the dropout.
-      steps, batch_size: 600 of 64 images for sides up to 16 pixels, 1200 of 128 beyond, unless given.
+      steps, batch_size: 400 of 64 images for sides up to 16 pixels, 1200 of 128 beyond, unless given.
       learning_rate: the largest one.
       label_smoothing: probability spread over all classes in the target, which keeps the features of images
         seen in training comparable with those of new ones.
@@ -134,7 +134,7 @@ def train_classifier(
     images = checked_images(images, "images")
     labels = _checked_labels(labels, len(images), num_classes)
     small = max(images.shape[1:3]) <= _SMALL_SIDE
-    steps = (600 if small else 1200) if steps is None else steps
+    steps = (400 if small else 1200) if steps is None else steps
     batch_size = (64 if small else 128) if batch_size is None else batch_size
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps and batch_size must be at least 1, got {steps} and {batch_size}")
