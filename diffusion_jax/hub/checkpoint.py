@@ -6,12 +6,12 @@ from typing import Any
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffusion_jax.hub import openai_unet, unet2d
+from diffusion_jax.hub import edm, openai_unet, unet2d
 from diffusion_jax.hub.files import CheckpointError, read_config, read_tensors, write_config, write_tensors
-from diffusion_jax.hub.format import Format, parameter_shapes
+from diffusion_jax.hub.format import Config, Format, parameter_shapes
 from diffusion_jax.hub.tensors import flatten, from_params, to_params
 
-FORMATS: tuple[Format, ...] = (unet2d.FORMAT, openai_unet.FORMAT)
+FORMATS: tuple[Format, ...] = (unet2d.FORMAT, edm.FORMAT, openai_unet.FORMAT)
 
 
 def load(directory: str | Path, *, dtype: DTypeLike = "float32") -> tuple[nn.Module, dict[str, Any]]:
@@ -30,9 +30,12 @@ def load(directory: str | Path, *, dtype: DTypeLike = "float32") -> tuple[nn.Mod
         missing, left over or of the wrong shape are all listed.
     """
     directory = Path(directory)
-    config = read_config(directory)
+    config: Config = read_config(directory)
     format_ = _format_of(config, directory)
+    stored = read_tensors(directory, format_.stem)
+    tensors = {format_.rename(name): value for name, value in stored.items() if not format_.ignores(name)}
     try:
+        config = format_.complete(config, tensors)
         model = format_.build(config, dtype)
         inputs = format_.inputs(model, config)
         shapes = parameter_shapes(model, inputs)
@@ -41,7 +44,6 @@ def load(directory: str | Path, *, dtype: DTypeLike = "float32") -> tuple[nn.Mod
     except ValueError as error:
         raise CheckpointError(f"{directory / 'config.json'}: {error}") from None
     layout = format_.tensors(model, shapes, config)
-    tensors = {format_.rename(name): value for name, value in read_tensors(directory, format_.stem).items()}
     return model, to_params(layout, tensors, where=str(directory))
 
 
@@ -73,12 +75,10 @@ def save(model: nn.Module, params: Any, directory: str | Path, *, format: str | 
     write_tensors(directory, chosen[0].stem, tensors)
 
 
-def _format_of(config: dict[str, Any], directory: Path) -> Format:
+def _format_of(config: Config, directory: Path) -> Format:
     for candidate in FORMATS:
         if candidate.matches(config):
             return candidate
     got = config.get("_class_name") or config.get("architectures")
-    raise CheckpointError(
-        f"{directory / 'config.json'}: describes {got or 'no known network'}; covered are UNet2DModel (diffusers) and"
-        " UNetModel (improved-diffusion, guided-diffusion)"
-    )
+    covered = ", ".join(candidate.covers for candidate in FORMATS)
+    raise CheckpointError(f"{directory / 'config.json'}: describes {got or 'no known network'}; covered are {covered}")

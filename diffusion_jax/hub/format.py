@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
@@ -19,6 +20,7 @@ class Format:
 
     Attributes:
       name: how :func:`diffusion_jax.hub.save` calls it.
+      covers: the class there and its library, for messages.
       model_class: the network it is a layout of.
       stem: file name of the weights without .safetensors.
       matches: whether a config.json is of this format.
@@ -27,9 +29,12 @@ class Format:
       inputs: (network, config) -> keyword arguments for its initialisation.
       tensors: (network, shapes, config) -> every tensor of the file.
       rename: tensor name in an old file -> today's name.
+      ignores: whether a tensor of that name holds no parameter (a constant that the file happens to store).
+      complete: (config, tensors) -> config with what only the tensors tell.
     """
 
     name: str
+    covers: str
     model_class: type[nn.Module]
     stem: str
     matches: Callable[[Config], bool]
@@ -38,6 +43,8 @@ class Format:
     inputs: Callable[[Any, Config], dict[str, Any]]
     tensors: Callable[[Any, Shapes, Config], Sequence[Tensor]]
     rename: Callable[[str], str] = str
+    ignores: Callable[[str], bool] = lambda name: False
+    complete: Callable[[Config, Mapping[str, np.ndarray]], Config] = lambda config, tensors: config
 
 
 def parameter_shapes(model: nn.Module, inputs: Mapping[str, Any]) -> dict[tuple[str, ...], tuple[int, ...]]:

@@ -168,6 +168,7 @@ def _module_names(model: UNet, attention: list[bool]) -> dict[Path, str]:
 
 FORMAT = Format(
     name="guided-diffusion",
+    covers="UNetModel (improved-diffusion, guided-diffusion)",
     model_class=UNet,
     stem="model",
     matches=lambda config: "_class_name" not in config and "model_channels" in config,

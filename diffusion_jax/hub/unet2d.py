@@ -235,6 +235,7 @@ def _not_covered(field: str, value: Any, choices: str) -> CheckpointError:
 
 FORMAT = Format(
     name="diffusers",
+    covers="UNet2DModel (diffusers)",
     model_class=UNet,
     stem="diffusion_pytorch_model",
     matches=lambda config: config.get("_class_name") == "UNet2DModel",

@@ -2,10 +2,12 @@
 
 from flax import linen as nn
 
+from diffusion_jax.models.edm_unet import EDMUNet
 from diffusion_jax.models.mlp import MLP
 from diffusion_jax.models.unet import UNet
 
 MODELS: dict[str, type[nn.Module]] = {
     "unet": UNet,
+    "edm_unet": EDMUNet,
     "mlp": MLP,
 }
