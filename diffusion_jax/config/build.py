@@ -67,6 +67,8 @@ def network(config: config_dict.ConfigDict, num_classes: int | None) -> nn.Modul
             key: tuple(value) if isinstance(value, list) else value
             for key, value in options.chosen(config.model).items()
         }
+        if "null_class" in options.parameters(constructor):
+            fields["null_class"] = config.method.label_dropout > 0
         model: Any = constructor(
             out_channels=config.data.channels * (1 if config.method.bound == "none" else 2),
             num_classes=num_classes,
@@ -84,11 +86,10 @@ def sampler(config: config_dict.ConfigDict, chain: Process) -> samplers.Sampler:
         constructor = samplers.SAMPLERS[config.sampling.name]
         given = {key: value for key, value in chosen.items() if key not in schema.SHARED_FIELDS["sampling"]}
         table = constructor(chain, config.method.prediction, **given)
-        if table.learned_variance != (config.method.bound != "none"):
+        if table.learned_variance and config.method.bound == "none":
             raise ConfigError(
-                f"config.sampling {'uses' if table.learned_variance else 'ignores'} a learned variance, but "
-                f"config.method.bound is {config.method.bound!r}; sampling.variance 'learned_range' goes with bound "
-                "'hybrid' or 'vlb'"
+                "config.sampling.variance is 'learned_range', but config.method.bound is 'none': the network learns a "
+                "variance with bound 'hybrid' or 'vlb'"
             )
         return table
 

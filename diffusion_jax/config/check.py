@@ -66,6 +66,11 @@ def check(config: config_dict.ConfigDict, num_devices: int) -> None:
             raise ConfigError(f"config.{path} is {value}; it must be 1 or more")
     if not 0 <= config.method.label_dropout <= 1:
         raise ConfigError(f"config.method.label_dropout is {config.method.label_dropout}; it must be from 0 to 1")
+    if config.method.class_conditional and config.sampling.guidance_scale != 1 and not config.method.label_dropout:
+        raise ConfigError(
+            f"config.sampling.guidance_scale is {config.sampling.guidance_scale}, which needs a network that has seen "
+            "images without labels; set config.method.label_dropout above 0, or guidance_scale to 1"
+        )
     _check_divisible(config, num_devices)
 
 

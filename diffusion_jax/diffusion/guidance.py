@@ -17,13 +17,18 @@ def conditional(predict: ConditionalPredict, condition: jax.Array) -> Predict:
 
 
 def classifier_free(
-    predict: ConditionalPredict, condition: jax.Array, null_condition: jax.Array, scale: jax.Array | float
+    predict: ConditionalPredict,
+    condition: jax.Array,
+    null_condition: jax.Array,
+    scale: jax.Array | float,
+    channels: int | None = None,
 ) -> Predict:
     """Classifier-free guidance (Ho and Salimans 2022, eq. 6): null + scale * (conditional - null).
 
     condition and null_condition: [B, ...]. scale: a scalar or [B]; 1 is no guidance, and is the paper's 1 + w. Both
     evaluations run as one batch of 2B. Predictions are linear in the output, so guiding the raw output guides the
-    score whatever the network predicts.
+    score whatever the network predicts. channels: only so many of the output's are guided; the others, such as a
+    learned variance, are those of the condition.
     """
     both = jnp.concatenate([condition, null_condition])
 
@@ -32,6 +37,9 @@ def classifier_free(
         with_condition, without = jnp.split(output, 2)
         weight = jnp.asarray(scale, output.dtype)
         weight = weight.reshape(weight.shape + (1,) * (output.ndim - weight.ndim))
-        return without + weight * (with_condition - without)
+        moved = without + weight * (with_condition - without)
+        return (
+            moved if channels is None else jnp.concatenate([moved[..., :channels], with_condition[..., channels:]], -1)
+        )
 
     return guided

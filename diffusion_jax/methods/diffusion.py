@@ -90,8 +90,11 @@ class Diffusion:
           trajectory_stride: also return every so many states of the reverse process [frames, N, H, W, C].
         """
 
+        channels = self.image_shape[-1]
+
         def predict(x: jax.Array, t: jax.Array, condition: jax.Array | None) -> jax.Array:
-            return self.network.apply({"params": params}, x, t, condition)  # pyright: ignore[reportReturnType]
+            output: Any = self.network.apply({"params": params}, x, t, condition)
+            return output if self.sampler.learned_variance else output[..., :channels]
 
         x_T = samplers.initial_noise(self.sampler, keys, self.image_shape)
         if labels is None or self.num_classes is None:
@@ -100,7 +103,7 @@ class Diffusion:
             denoise = guidance.conditional(predict, labels)
         else:
             null = jnp.full_like(labels, self.num_classes)
-            denoise = guidance.classifier_free(predict, labels, null, guidance_scale)
+            denoise = guidance.classifier_free(predict, labels, null, guidance_scale, channels)
         x, trajectory = samplers.sample(
             self.sampler,
             denoise,

@@ -55,6 +55,8 @@ def test_the_default_and_the_digits_config_are_accepted():
         ({"process__beta_start": 0.1}, "config.process.beta_start is 0.1, but 'cosine' does not take it; it takes"),
         ({"method__prediction": "eps"}, "config.method.prediction 'eps' does not exist"),
         ({"method__label_dropout": 1.5}, "config.method.label_dropout is 1.5; it must be from 0 to 1"),
+        ({"method__label_dropout": 0.0}, "config.sampling.guidance_scale is 1.25, which needs a network that has seen"),
+        ({"sampling__name": "ddpm", "sampling__variance": "learned_range"}, "config.method.bound is 'none'"),
         ({"training__accumulation_steps": 3}, "config.training.batch_size is 128; it must be a multiple of 3"),
         ({"sampling__num_steps": 2000}, "config.sampling: num_steps is 2000; it can be 1 to 1000"),
         ({"sampling__spacing_rule": "leding"}, "config.sampling: spacing_rule is 'leding'; it can be leading"),

@@ -1,5 +1,7 @@
 """The diffusion method: its randomness, its labels and its guidance, on a network small enough to read."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,6 +87,35 @@ def test_sampling_follows_the_label_and_guidance_goes_beyond_it():
     np.testing.assert_allclose(guided[:, 0, 0, 0], [-0.1, 0.3, 0.7], atol=1e-5)
     same, _ = method.sample(params, keys, labels, jnp.float32(1.0))
     np.testing.assert_allclose(same, plain, atol=1e-6)
+
+
+class WithVariance(nn.Module):
+    """Echo with a second half of channels that a sampler takes for the variance: 1 for the null class, else -1."""
+
+    @nn.compact
+    def __call__(self, sample, timestep, class_labels=None, train=False):
+        mean = Echo(name="mean")(sample, timestep, class_labels)
+        fraction = jnp.where(class_labels == 3, 1.0, -1.0)[:, None, None, None]
+        return jnp.concatenate([mean, jnp.broadcast_to(fraction, sample.shape)], axis=-1)
+
+
+def test_guidance_leaves_the_learned_variance_alone():
+    """The variance is the condition's, as in DiT's and OpenAI's samplers; other samplers ignore that half."""
+    keys, labels = jax.random.split(jax.random.key(0), 3), jnp.array([0, 1, 2])
+    params = {"mean": {"table": jnp.array([0.0, 0.2, 0.4, 0.1])}}
+    plain = {"table": params["mean"]["table"]}
+
+    def states(network, params, **options):
+        sampler = samplers.ddpm(CHAIN, "sample", 4, clip=None, **options)
+        method = method_with(network)
+        # The states on the way: the last step lands on the estimate of x_0, whatever the variance was.
+        return dataclasses.replace(method, sampler=sampler).sample(params, keys, labels, jnp.float32(3.0), 1)[1]
+
+    learned = states(WithVariance(), params, variance="learned_range")
+    np.testing.assert_allclose(learned, states(Echo(), plain, variance="fixed_small"), atol=1e-5)
+    ignored = states(WithVariance(), params, variance="fixed_large")
+    np.testing.assert_allclose(ignored, states(Echo(), plain, variance="fixed_large"), atol=1e-5)
+    assert np.abs(ignored - learned).max() > 1e-3
 
 
 def test_trajectory_starts_in_noise_and_ends_in_the_image():
