@@ -98,13 +98,8 @@ class Checkpoints:
             self._manager.reload()
         return restored
 
-    def wait(self) -> None:
-        """Returns when everything is on disk. Raises CheckpointError if it could not be written."""
-        with self._writing():
-            self._manager.wait_until_finished()
-
     def close(self) -> None:
-        """Waits and releases the threads. Raises CheckpointError if something could not be written."""
+        """Waits until everything is on disk. Raises CheckpointError if something could not be written."""
         with self._writing():
             self._manager.close()
 

@@ -2,63 +2,96 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any, TextIO
 
 import jax
 import numpy as np
-import tensorboardX
 import tqdm
 from clu import parameter_overview as clu_parameter_overview
 
+from diffusion_jax.training.events import EventFile
+
 # Seconds between lines where the console is a file or a pipe.
 LINE_SECONDS = 10.0
+
+
+class WriteError(ValueError):
+    """A file of the run that cannot be written; the message is one line for the user."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the operating system refuses into a WriteError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all, from process 0. Raises WriteError."""
+    if jax.process_index() == 0:
+        partial = path.with_name(f"{path.name}.tmp")
+        with writing(path):
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
 
 
 class MetricsWriter:
     """Writes scalars to `workdir`/metrics.jsonl, one object a line with its "step", and as TensorBoard events.
 
     Only process 0 writes. A run that resumes at `start_step` continues the file: what lies beyond that step will be
-    computed again, so it is dropped, as is a line that a kill cut short.
+    computed again, so it is dropped, as is a line that a kill cut short. Raises WriteError if it cannot write.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], start_step: int = 0):
-        self._file: TextIO | None = None
+        self._file: FileIO | None = None
         if jax.process_index() != 0:
             return
-        path = Path(workdir) / "metrics.jsonl"
-        _drop_lines_after(path, start_step)
-        self._file = path.open("a", encoding="utf-8")
-        self._events = tensorboardX.SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start_step + 1)
+        self._path = Path(workdir) / "metrics.jsonl"
+        _drop_lines_after(self._path, start_step)
+        with writing(self._path):
+            # Unbuffered: a line is out at once, and what did not fit on the disk is not tried again by close().
+            self._file = self._path.open("ab", buffering=0)
+        self._tensorboard = Path(workdir) / "tensorboard"
+        with writing(self._tensorboard):
+            self._events = EventFile(self._tensorboard, purge_step=start_step + 1)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends one line; a value that is not finite is written as null, which JSON can hold."""
         if self._file is None:
             return
         line = {name: _shortest(value) if math.isfinite(value) else None for name, value in scalars.items()}
-        self._file.write(json.dumps({"step": step, **line}, allow_nan=False) + "\n")
-        self._file.flush()
-        for name, value in scalars.items():
-            self._events.add_scalar(name, value, step)
-        self._events.flush()
+        with writing(self._path):
+            self._file.write(json.dumps({"step": step, **line}, allow_nan=False).encode() + b"\n")
+        with writing(self._tensorboard):
+            self._events.write(step, scalars)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-            self._events.close()
+            with writing(self._tensorboard):
+                self._events.close()
 
     def __enter__(self) -> MetricsWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:  # the error on its way out says more than one about this
+            with contextlib.suppress(WriteError):
+                self.close()
 
 
 def _shortest(value: float) -> float:
@@ -72,9 +105,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     if kept != lines:
-        replacement = path.with_suffix(".jsonl.tmp")
-        replacement.write_text("".join(kept), encoding="utf-8")
-        replacement.replace(path)
+        write_file(path, "".join(kept))
 
 
 class Progress:

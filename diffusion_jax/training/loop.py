@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import json
 import math
 import os
 import signal
@@ -18,7 +19,14 @@ from diffusion_jax.training import ema, metrics, sharding
 from diffusion_jax.training import state as train_state
 from diffusion_jax.training.checkpoints import Checkpoints
 from diffusion_jax.training.interruption import Interruption
-from diffusion_jax.training.logging import MetricsWriter, Progress, count_parameters, parameter_overview, say
+from diffusion_jax.training.logging import (
+    MetricsWriter,
+    Progress,
+    count_parameters,
+    parameter_overview,
+    say,
+    write_file,
+)
 from diffusion_jax.training.method import Batch, Batches, Method
 from diffusion_jax.training.optimizer import Schedule
 from diffusion_jax.training.state import TrainState
@@ -98,6 +106,7 @@ def train(
     Raises:
       DivergenceError: the loss or its gradient is not finite; nothing was saved since.
       CheckpointError: a checkpoint cannot be written, none can be read, or it is of another model.
+      WriteError: another file in `workdir` cannot be written.
       ValueError: the batch does not split over devices and accumulation steps, or the data changed since the
         checkpoint.
     """
@@ -110,8 +119,7 @@ def train(
         )
         timing = Timing(**record["timing"]) if record else Timing()
         interval = metrics.from_sums(record["interval"]) if record and record["interval"] else None
-        if jax.process_index() == 0:
-            (workdir / "parameters.txt").write_text(parameter_overview(state.params) + "\n", encoding="utf-8")
+        write_file(workdir / "parameters.txt", parameter_overview(state.params) + "\n")
         say(f"{count_parameters(state.params):,} parameters on {mesh.size} x {mesh.devices.flat[0].device_kind}")
         if step >= options.num_steps:
             say(f"the checkpoint of step {step} is trained for all {options.num_steps} steps")
@@ -164,9 +172,7 @@ def train(
                 if last:
                     break
                 batch = sharding.global_batch(mesh, next(batches))
-        checkpoints.wait()
-        if jax.process_index() == 0:
-            timing.write(workdir / "timing.json")
+        write_file(workdir / "timing.json", json.dumps(timing.summary(), indent=2) + "\n")
         return TrainResult(state, timing, interruption.signal)
 
 

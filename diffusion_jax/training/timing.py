@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 
@@ -24,10 +21,6 @@ class Timing:
     train_seconds: float = 0.0
     steps: int = 0
     images: int = 0
-
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes the fields and the rates as one JSON object."""
-        Path(path).write_text(json.dumps(self.summary(), indent=2) + "\n", encoding="utf-8")
 
     def summary(self) -> dict[str, Any]:
         """The fields, and steps and images a second of training."""

@@ -117,6 +117,12 @@ def test_a_full_disk_stops_cleanly_and_harms_nothing(tmp_path, undisturbed):
     assert_same_end(tmp_path, undisturbed)
 
 
+def test_a_disk_too_full_for_reports_is_named(tmp_path):
+    code, output = finish(start(tmp_path, "--file_limit", 2000, "--num_steps", 60, "--checkpoint_every", 100))
+    assert code == 2 and re.search(r"error: .*: cannot be written: File too large\n", output), output
+    assert "Traceback" not in output
+
+
 def test_two_processes_learn_what_one_learns_and_stop_together(tmp_path, undisturbed, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 

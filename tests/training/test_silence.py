@@ -12,8 +12,8 @@ directory, tree = sys.argv[1], {str(i): jnp.arange(5000.0) for i in range(20)}
 target = sharding.sharded_shapes(sharding.make_mesh(), tree)
 with checkpoints.Checkpoints(directory, 2) as writer:
     writer.save(1, tree, None, {})
-    writer.wait()
-    shutil.rmtree(f"{directory}/1/state/ocdbt.process_0")
+shutil.rmtree(f"{directory}/1/state/ocdbt.process_0")
+with checkpoints.Checkpoints(directory, 2) as writer:
     try:
         writer.restore(target)
     except checkpoints.CheckpointError as error:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.training import ema, optimizer, sharding, state, step
+from diffusion_jax.training import optimizer, sharding, state, step
 from tests.training import toy
 
 
@@ -20,7 +20,7 @@ def build(mesh=None, accumulation_steps=1, matmul_precision="highest", name="sgd
     train_step = step.make_train_step(
         method,
         update,
-        ema.make_ema("constant", decay=0.5),
+        lambda step: (step + 1) / 4,
         mesh,
         shardings,
         accumulation_steps=accumulation_steps,
@@ -75,7 +75,8 @@ def test_one_update_by_hand():
     after, sums = train_step(jax.device_put(before), batch, jax.random.key(1))
     assert int(after.step) == 1
     assert_close(jax.device_get(after.params), params)
-    assert_close(jax.device_get(after.ema_params), jax.tree.map(lambda p, q: (p + q) / 2, before.params, params))
+    average = jax.tree.map(lambda p, q: 0.25 * p + 0.75 * q, before.params, params)
+    assert_close(jax.device_get(after.ema_params), average)
     np.testing.assert_allclose(sums["grad_norm"][0], norm, rtol=1e-5)
 
 

@@ -68,7 +68,7 @@ class Counter:
 
 def train(workdir, method=None, batches=None, mesh=None, learning_rate=1e-2, optimizer_name="adam", **options):
     """A run of the loop on the toy problem."""
-    update, rate = optimizer.make_optimizer(optimizer_name, learning_rate=learning_rate, warmup_steps=3)
+    update, rate = optimizer.make_optimizer(optimizer_name, learning_rate=learning_rate, warmup_steps=6)
     return loop.train(
         method or Denoiser(),
         batches or Counter(),
