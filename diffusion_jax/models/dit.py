@@ -1,0 +1,256 @@
+"""The diffusion transformer, DiT (Peebles & Xie 2023, arXiv:2212.09748), which is also SiT's network.
+
+The sizes of the paper; patch size 2 is the best of each, 4 and 8 cost less:
+
+            width   depth   num_heads
+    DiT-S     384      12           6
+    DiT-B     768      12          12
+    DiT-L    1024      24          16
+    DiT-XL   1152      28          16
+
+The paper runs it on Stable Diffusion's latents (32x32x4 for images of 256 pixels) with twice the latent's channels out,
+for a learnt variance. SiT (Ma et al. 2024, arXiv:2401.08740) is the same network trained on velocities of a flow, told
+the flow's time in [0, 1] as it is.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from diffusion_jax.models import checks
+from diffusion_jax.models.layers import timestep_embedding
+
+FREQUENCIES = 256  # of the time embedding, sines and cosines
+
+
+@dataclasses.dataclass(frozen=True)
+class DiTOptions:
+    """What all blocks of one network share; the fields are those of :class:`DiT`."""
+
+    num_heads: int
+    mlp_ratio: float
+    num_classes: int | None
+    freq_shift: float
+    mlp_norm_eps: float
+    dropout: float
+    dtype: DTypeLike
+
+    def dense(self, features: int, name: str, init: nn.initializers.Initializer | None = None) -> nn.Dense:
+        init = nn.initializers.xavier_uniform() if init is None else init
+        return nn.Dense(features, kernel_init=init, dtype=self.dtype, name=name)
+
+    def norm(self, x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
+        """Layer normalisation without parameters, its statistics in float32."""
+        norm = nn.LayerNorm(epsilon, use_bias=False, use_scale=False, use_fast_variance=False, dtype=self.dtype)
+        return norm(x)
+
+
+class DiT(nn.Module):
+    """Predicts an image-shaped quantity from a noisy image (or latent) and its time.
+
+    Fields; the defaults are DiT-S/2:
+
+    - out_channels: twice the image's for networks that also learn a variance.
+    - patch_size: the image becomes one token for each square of so many pixels.
+    - width, depth, num_heads, mlp_ratio: of the transformer.
+    - num_classes: None for an unconditional network. The label num_classes is the null class.
+    - image_size: the size at which positions are whole numbers of patches; None takes the input's. Larger images are
+      then positioned in between.
+    - shared_conditioning: one embedding of time and class for all blocks, as in the paper; False gives every block its
+      own, which diffusers' layout can hold.
+    - freq_shift: see :func:`diffusion_jax.models.layers.timestep_embedding`; 0 in the paper, 1 in diffusers.
+    - mlp_norm_eps: of the normalisation before the second half of a block; the others have 1e-6.
+    - dropout: behind the attention and inside the MLP, when training.
+    - dtype: of the computation. Parameters, normalisation statistics, softmax and output are float32.
+    """
+
+    out_channels: int = 4
+    patch_size: int = 2
+    width: int = 384
+    depth: int = 12
+    num_heads: int = 6
+    mlp_ratio: float = 4.0
+    num_classes: int | None = None
+    image_size: int | None = None
+    shared_conditioning: bool = True
+    freq_shift: float = 0.0
+    mlp_norm_eps: float = 1e-6
+    dropout: float = 0.0
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        hidden_states: jax.Array,
+        timestep: jax.Array,
+        class_labels: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """The prediction [B, H, W, out_channels], float32.
+
+        Args:
+          hidden_states: noisy images or latents [B, H, W, C].
+          timestep: scalar or [B], integer or float, on the scale the network was trained with (DiT: 0..999, SiT: 0..1).
+          class_labels: int32 [B], for a network with classes only; num_classes is the null class.
+          train: applies dropout, from the PRNG stream "dropout".
+
+        Raises:
+          ValueError: fields or shapes that cannot work together, labels missing or unexpected.
+        """
+        batch, height, width, image_channels = hidden_states.shape
+        for size in (height, width):
+            self.validate(size, image_channels)
+        checks.check_labels(self.num_classes, class_labels)
+        options = self._options()
+        time = jnp.broadcast_to(jnp.asarray(timestep), (batch,))
+
+        p, grid = self.patch_size, (height // self.patch_size, width // self.patch_size)
+        h = PatchEmbedding(self.width, p, options.dtype, name="patch_embedding")(hidden_states)
+        base = grid if self.image_size is None else (self.image_size // p, self.image_size // p)
+        h = h + jnp.asarray(position_embedding(grid, base, self.width), h.dtype)
+
+        condition = first_condition = None
+        for i in range(self.depth):
+            if condition is None or not self.shared_conditioning:
+                name = "conditioning" if self.shared_conditioning else f"conditioning_{i}"
+                condition = Conditioning(self.width, options, name=name)(time, class_labels)
+                first_condition = condition if first_condition is None else first_condition
+            h = DiTBlock(options, name=f"blocks_{i}")(h, condition, train)
+
+        zeros = nn.initializers.zeros
+        shift, scale = _split(options.dense(2 * self.width, "output_modulation", zeros)(first_condition), 2)
+        h = options.norm(h) * (1 + scale) + shift
+        h = options.dense(p * p * self.out_channels, "output", zeros)(h)
+        h = h.reshape(batch, *grid, p, p, self.out_channels).swapaxes(2, 3)
+        return h.reshape(batch, height, width, -1).astype(jnp.promote_types(options.dtype, jnp.float32))
+
+    @nn.nowrap
+    def validate(self, image_size: int, channels: int) -> None:
+        """Raises ValueError, one line, if the fields cannot work together or with images of that size."""
+        checks.check_counts(
+            self,
+            ("out_channels", "patch_size", "width", "depth", "num_heads"),
+            optional=("num_classes", "image_size"),
+        )
+        checks.check_image(image_size, channels)
+        checks.check_dropout(self.dropout)
+        checks.check_dtype(self.dtype)
+        for field, size in (("image_size", image_size), ("model image_size", self.image_size or self.patch_size)):
+            if size % self.patch_size:
+                raise ValueError(f"{field}={size}: it must be a multiple of patch_size={self.patch_size}")
+        if self.width % 4:
+            raise ValueError(f"width={self.width}: the embedding of positions needs a multiple of 4")
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads} does not divide width={self.width}")
+        if not self.mlp_ratio * self.width >= 1:
+            raise ValueError(f"mlp_ratio={self.mlp_ratio}: it must be positive")
+        if not self.mlp_norm_eps > 0:
+            raise ValueError(f"mlp_norm_eps={self.mlp_norm_eps!r}: it must be positive")
+
+    @nn.nowrap
+    def _options(self) -> DiTOptions:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(DiTOptions)}
+        return DiTOptions(**{**values, "dtype": jnp.dtype(self.dtype)})
+
+
+class DiTBlock(nn.Module):
+    """Self-attention and MLP with adaLN-Zero (section 3.2): the condition scales and shifts each normalisation and
+    gates each residual, and all three start at zero, so that a fresh block is the identity.
+    """
+
+    options: DiTOptions
+
+    @nn.compact
+    def __call__(self, h: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
+        """h: tokens [B, N, width]; condition: [B, width], its SiLU applied."""
+        o, width = self.options, h.shape[-1]
+        dropout = nn.Dropout(o.dropout, deterministic=not train)
+        modulation = o.dense(6 * width, "modulation", nn.initializers.zeros)(condition)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = _split(modulation, 6)
+
+        tokens = o.norm(h) * (1 + scale) + shift
+        # The paper's code draws query, key and value as one kernel [width, 3 width] by Xavier's rule.
+        init = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
+        q, k, v = (
+            o.dense(width, name, init)(tokens).reshape(*h.shape[:2], o.num_heads, -1)
+            for name in ("to_q", "to_k", "to_v")
+        )
+        attended = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)  # softmax in float32
+        h = h + gate * dropout(o.dense(width, "to_out")(attended))
+
+        tokens = o.norm(h, o.mlp_norm_eps) * (1 + mlp_scale) + mlp_shift
+        tokens = nn.gelu(o.dense(int(o.mlp_ratio * width), "mlp_1")(tokens), approximate=True)
+        return h + mlp_gate * o.dense(width, "mlp_2")(dropout(tokens))
+
+
+class Conditioning(nn.Module):
+    """Time and class as one vector: time [B], labels int32 [B] or None -> [B, features], a SiLU applied."""
+
+    features: int
+    options: DiTOptions
+
+    @nn.compact
+    def __call__(self, time: jax.Array, class_labels: jax.Array | None) -> jax.Array:
+        o, init = self.options, nn.initializers.normal(0.02)
+        embedding = timestep_embedding(time, FREQUENCIES, flip_sin_to_cos=True, freq_shift=o.freq_shift)
+        embedding = o.dense(self.features, "time_1", init)(embedding)
+        embedding = o.dense(self.features, "time_2", init)(nn.silu(embedding))
+        if o.num_classes is not None:
+            embed = nn.Embed(
+                o.num_classes + 1, self.features, embedding_init=init, dtype=o.dtype, name="class_embedding"
+            )
+            embedding = embedding + embed(jnp.asarray(class_labels))
+        return nn.silu(embedding)
+
+
+class PatchEmbedding(nn.Module):
+    """[B, H, W, C] -> one token for each patch, row by row: [B, HW / patch_size^2, features].
+
+    A convolution of stride patch_size, kernel [patch_size, patch_size, C, features], computed as one matrix product.
+    """
+
+    features: int
+    patch_size: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, height, width, channels = x.shape
+        p = self.patch_size
+
+        def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
+            return nn.initializers.xavier_uniform()(key, (p * p * channels, self.features), dtype).reshape(shape)
+
+        kernel = self.param("kernel", init, (p, p, channels, self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        patches = x.astype(self.dtype).reshape(batch, height // p, p, width // p, p, channels).swapaxes(2, 3)
+        patches = patches.reshape(batch, -1, p * p * channels)
+        return jnp.dot(patches, kernel.reshape(-1, self.features).astype(self.dtype)) + bias.astype(self.dtype)
+
+
+def position_embedding(grid: tuple[int, int], base: tuple[int, int], width: int) -> np.ndarray:
+    """Sines and cosines of each patch's place, float64 [rows * columns, width].
+
+    The first half of the width encodes the column, the second the row, each by sines and then cosines at frequencies
+    10000^(-i / (width / 4)). base: the number of patches an axis that the network was made for; on other grids places
+    are scaled to it.
+    """
+    quarter = width // 4
+    frequencies = 10_000.0 ** (-np.arange(quarter) / quarter)
+
+    def encode(count: int, made_for: int) -> np.ndarray:
+        angles = (np.arange(count) * made_for / count)[:, None] * frequencies
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    rows, columns = (encode(count, made_for) for count, made_for in zip(grid, base, strict=True))
+    return np.concatenate([np.tile(columns, (grid[0], 1)), np.repeat(rows, grid[1], axis=0)], axis=1)
+
+
+def _split(modulation: jax.Array, parts: int) -> list[jax.Array]:
+    """[B, parts * width] -> parts of [B, 1, width], to be applied to tokens."""
+    return jnp.split(modulation[:, None, :], parts, axis=-1)
