@@ -123,6 +123,7 @@ def train(
         say(f"{count_parameters(state.params):,} parameters on {mesh.size} x {mesh.devices.flat[0].device_kind}")
         if step >= options.num_steps:
             say(f"the checkpoint of step {step} is trained for all {options.num_steps} steps")
+            _write_timing(workdir, timing)  # a kill may have come between the last checkpoint and this file
             return TrainResult(state, timing, interruption.signal)
 
         watch = Stopwatch()
@@ -172,7 +173,7 @@ def train(
                 if last:
                     break
                 batch = sharding.global_batch(mesh, next(batches))
-        write_file(workdir / "timing.json", json.dumps(timing.summary(), indent=2) + "\n")
+        _write_timing(workdir, timing)
         return TrainResult(state, timing, interruption.signal)
 
 
@@ -202,6 +203,10 @@ def _start(
     say(f"resuming from the checkpoint of step {restored.step}")
     batches.set_state(restored.batches)
     return restored.state, restored.step, sharding.global_batch(mesh, next(batches)), batch_size, restored.record
+
+
+def _write_timing(workdir: Path, timing: Timing) -> None:
+    write_file(workdir / "timing.json", json.dumps(timing.summary(), indent=2) + "\n")
 
 
 def _finite(averages: dict[str, float], step: int, saved: int) -> dict[str, float]:
