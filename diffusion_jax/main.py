@@ -52,9 +52,10 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)
     try:
         _parse(argv)
+        from diffusion_jax import config
         from diffusion_jax.jobs import run
 
-        workdir = Path(_WORKDIR.value or Path("runs") / _CONFIG.value.name)
+        workdir = Path(_WORKDIR.value or Path("runs") / config.run_name(_CONFIG.value))
         modes = tuple(MODES) if _MODE.value is None else (_MODE.value,)
         return run.run(_CONFIG.value, workdir, modes, command=_repeatable(argv))
     except ValueError as error:

@@ -30,6 +30,7 @@ def default() -> config_dict.ConfigDict:
     config = config_dict.ConfigDict()
     config.name = "experiment"  # also names the default work directory, runs/<name>
     config.seed = 0
+    config.quick = False  # the whole experiment in miniature, to see it run: diffusion_jax/config/quick.py
 
     config.data = plain_section(data.load_source, excluded=("split",))
     config.data.name = "digits"  # digits, image_folder, or tfds:<dataset>

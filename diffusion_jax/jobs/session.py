@@ -17,6 +17,7 @@ from ml_collections import config_dict
 from diffusion_jax import data
 from diffusion_jax.config import ConfigError, build
 from diffusion_jax.config.check import check, flatten
+from diffusion_jax.config.quick import shrink
 from diffusion_jax.methods.diffusion import Diffusion
 from diffusion_jax.training import checkpoints, sharding
 
@@ -28,17 +29,21 @@ CHANGEABLE_SECTIONS = ("sampling.", "evaluation.", "mesh.", "data.num_workers", 
 class Session:
     """A config with its work directory. Building one checks the whole config and compiles nothing.
 
-    `command` is what the user typed, for the report. Raises ConfigError (one line) for a config that cannot be, and for
-    one that contradicts the run in `workdir`.
+    With `config.quick`, `self.config` is the small experiment. `command` is what the user typed, for the report. Raises
+    ConfigError (one line) for a config that cannot be, and for one that contradicts the run in `workdir`.
     """
 
     def __init__(self, config: config_dict.ConfigDict, workdir: Path, command: str = ""):
-        self.config = config
         self.command = command
         self.workdir = workdir.absolute()
         with build.section("mesh"):
             self.mesh: Mesh = sharding.make_mesh(**config.mesh)
-        check(config, num_devices=int(np.prod([self.mesh.shape[axis] for axis in sharding.BATCH_AXES])))
+        num_devices = int(np.prod([self.mesh.shape[axis] for axis in sharding.BATCH_AXES]))
+        check(config, num_devices)
+        if config.quick:
+            config = shrink(config)
+            check(config, num_devices)
+        self.config = config
         self._check_same_run()
         self.method: Diffusion = build.method(config, self.num_classes)
         self.optimizer, self.learning_rate, self.ema_decay = build.optimization(config)
