@@ -6,12 +6,19 @@ from typing import Any
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffusion_jax.hub import dit, edm, openai_unet, unet2d
+from diffusion_jax.hub import dit, edm, edm2, openai_unet, unet2d
 from diffusion_jax.hub.files import CheckpointError, read_config, read_tensors, write_config, write_tensors
 from diffusion_jax.hub.format import Config, Format, parameter_shapes
 from diffusion_jax.hub.tensors import flatten, from_params, to_params
 
-FORMATS: tuple[Format, ...] = (unet2d.FORMAT, dit.FORMAT, dit.ORIGINAL_FORMAT, edm.FORMAT, openai_unet.FORMAT)
+FORMATS: tuple[Format, ...] = (
+    unet2d.FORMAT,
+    dit.FORMAT,
+    dit.ORIGINAL_FORMAT,
+    edm.FORMAT,
+    edm2.FORMAT,
+    openai_unet.FORMAT,
+)
 
 
 def load(directory: str | Path, *, dtype: DTypeLike = "float32") -> tuple[nn.Module, dict[str, Any]]:

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from diffusion_jax.hub.files import CheckpointError
 from diffusion_jax.hub.format import Config, Format
 from diffusion_jax.hub.tensors import Path, Shapes, Tensor, fused_attention, leaf_name, parameter
+from diffusion_jax.models.edm2_unet import EDM2UNet
 from diffusion_jax.models.edm_unet import EDMUNet
 
 # the class around a network whose output has a second half, for the variance; the other three classes leave no trace
@@ -91,7 +92,7 @@ def describe(model: EDMUNet, shapes: Shapes) -> dict[str, Any]:
     config: dict[str, Any] = {"preconditioning": LEARNED_VARIANCE} if model.out_channels > channels else {}
     config |= {
         "model_type": model_type,
-        "img_resolution": _image_size(model, shapes),
+        "img_resolution": image_size(model, shapes, "attention", "proj"),
         "img_channels": channels,
         "label_dim": model.num_classes or 0,
         "augment_dim": model.augment_dim,
@@ -110,7 +111,7 @@ def describe(model: EDMUNet, shapes: Shapes) -> dict[str, Any]:
     return config
 
 
-def inputs(model: EDMUNet, config: Config) -> dict[str, Any]:
+def inputs(model: EDMUNet | EDM2UNet, config: Config) -> dict[str, Any]:
     size = model.image_size or 2 ** (len(model.channel_mults) - 1)
     labels = None if model.num_classes is None else jnp.zeros((1,), jnp.int32)
     sample = jnp.zeros((1, size, size, config["img_channels"]))
@@ -153,22 +154,27 @@ def _module_name(path: Path, config: Config) -> str:
     parts = [part for part in path if part != "attention"]
     if parts[-1] == QKV[0]:
         parts[-1] = "qkv"
-    found = LEVEL.match(parts[0])
-    if found:
-        way, level, rest = found.groups()
-        size = config["img_resolution"] >> int(level)
-        parts[0] = f"{way[:3]}.{size}x{size}_{rest}"
-        if config["model_type"] == "DhariwalUNet":
-            parts[0] = {"aux_norm": "out_norm", "aux_conv": "out_conv"}.get(rest, parts[0])
+    parts[0] = level_name(parts[0], config) or parts[0]
+    if config["model_type"] == "DhariwalUNet":
+        parts[0] = re.sub(r"^dec\..*_aux_(norm|conv)$", r"out_\1", parts[0])
     return ".".join(("model", *parts))
 
 
-def _image_size(model: EDMUNet, shapes: Shapes) -> int:
-    """The image size that the names of the file count from."""
+def level_name(module: str, config: Config) -> str | None:
+    """decoder_1_block0 -> dec.16x16_block0, for images of 32 pixels; None for modules outside of the levels."""
+    if found := LEVEL.match(module):
+        way, level, rest = found.groups()
+        size = config["img_resolution"] >> int(level)
+        return f"{way[:3]}.{size}x{size}_{rest}"
+    return None
+
+
+def image_size(model: EDMUNet | EDM2UNet, shapes: Shapes, *attention: str) -> int:
+    """The image size that the names of the file count from; ``attention``: where a block has its projection."""
     if model.image_size is not None:
         return model.image_size
     for level in range(len(model.channel_mults)):
-        if (f"encoder_{level}_block0", "attention", "proj", "kernel") in shapes:
+        if (f"encoder_{level}_block0", *attention, "kernel") in shapes:
             return max(model.attention_resolutions) * 2**level
     return 2 ** (len(model.channel_mults) - 1)
 

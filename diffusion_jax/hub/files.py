@@ -54,7 +54,7 @@ def read_tensors(directory: Path, stem: str) -> dict[str, np.ndarray]:
 def write_tensors(directory: Path, stem: str, tensors: Mapping[str, np.ndarray]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     # safetensors stores the memory as it lies: a transposed view would be written in the wrong order
-    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     # readers of PyTorch files ask for this entry
     save_file(contiguous, directory / f"{stem}.safetensors", metadata={"format": "pt"})
 

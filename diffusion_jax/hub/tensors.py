@@ -130,7 +130,7 @@ def to_params(layout: Iterable[Tensor], tensors: Mapping[str, np.ndarray], *, wh
     leaves: dict[Path, np.ndarray] = {}
     for name, tensor in wanted.items():
         for path, value in zip(tensor.paths, tensor.unpack(tensors[name]), strict=True):
-            leaves[path] = np.ascontiguousarray(value, dtype=np.float32)
+            leaves[path] = np.asarray(value, dtype=np.float32, order="C")
     return unflatten(leaves)
 
 

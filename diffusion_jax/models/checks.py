@@ -51,6 +51,14 @@ def check_labels(num_classes: int | None, class_labels: object) -> None:
         raise ValueError(f"num_classes={num_classes}, but {got}")
 
 
+def check_resample_filter(taps: Sequence[float]) -> None:
+    if not taps or len(taps) % 2 or sum(taps) <= 0:
+        raise ValueError(
+            f"resample_filter={tuple(taps)}: it must hold an even number of weights with a positive sum, for example"
+            " (1, 1)"
+        )
+
+
 def level_attention(image_size: int, levels: int, attention_resolutions: Sequence[int]) -> tuple[bool, ...]:
     """Whether each level of a U-Net has attention; level l has resolution image_size / 2^l."""
     return tuple(

@@ -245,11 +245,7 @@ class EDMUNet(nn.Module):
         checks.check_dtype(self.dtype)
         if self.augment_dim < 0:
             raise ValueError(f"augment_dim={self.augment_dim}: it must be 0 (none) or more")
-        if not self.resample_filter or len(self.resample_filter) % 2 or sum(self.resample_filter) <= 0:
-            raise ValueError(
-                f"resample_filter={tuple(self.resample_filter)}: it must hold an even number of weights with a positive"
-                " sum, for example (1, 1)"
-            )
+        checks.check_resample_filter(self.resample_filter)
         checks.check_levels(image_size, self.image_size, self.channel_mults, self.attention_resolutions)
         self._check_widths(self.image_size or image_size)
 

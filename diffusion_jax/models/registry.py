@@ -3,6 +3,7 @@
 from flax import linen as nn
 
 from diffusion_jax.models.dit import DiT
+from diffusion_jax.models.edm2_unet import EDM2UNet
 from diffusion_jax.models.edm_unet import EDMUNet
 from diffusion_jax.models.mlp import MLP
 from diffusion_jax.models.unet import UNet
@@ -10,6 +11,7 @@ from diffusion_jax.models.unet import UNet
 MODELS: dict[str, type[nn.Module]] = {
     "unet": UNet,
     "edm_unet": EDMUNet,
+    "edm2_unet": EDM2UNet,
     "dit": DiT,
     "mlp": MLP,
 }
