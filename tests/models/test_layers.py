@@ -9,6 +9,7 @@ from diffusion_jax.models.layers import (
     Conv,
     Dense,
     GroupNorm,
+    UpsampleConv,
     average_pool,
     timestep_embedding,
     upsample_nearest,
@@ -76,6 +77,22 @@ def test_upsample_and_average_pool():
     np.testing.assert_allclose(average_pool(upsample_nearest(x)), x, rtol=1e-6)
     y = normal(1, 1, 4, 2, 1)
     assert average_pool(y)[0, 1, 0, 0] == pytest.approx(y[0, 2:4, 0:2, 0].mean())
+
+
+def test_upsample_conv_is_doubling_and_a_convolution():
+    x, kernel, bias = normal(0, 2, 3, 4, 5), normal(1, 3, 3, 5, 6), normal(2, 6)
+    params = {"kernel": kernel, "bias": bias}
+    expected = Conv(features=6).apply({"params": params}, x.repeat(2, axis=1).repeat(2, axis=2))
+    np.testing.assert_allclose(UpsampleConv(features=6).apply({"params": params}, x), expected, atol=1e-5)
+
+
+def test_one_by_one_convolution_is_a_dense_layer():
+    x, kernel, bias = normal(0, 2, 3, 4, 5), normal(1, 5, 6), normal(2, 6)
+    conv = Conv(features=6, kernel_size=1, padding=0)
+    out = conv.apply({"params": {"kernel": kernel[None, None], "bias": bias}}, x)
+    np.testing.assert_allclose(out, x @ kernel + bias, atol=1e-5)
+    strided = conv.clone(stride=2).apply({"params": {"kernel": kernel[None, None], "bias": bias}}, x)
+    np.testing.assert_allclose(strided, (x @ kernel + bias)[:, ::2, ::2], atol=1e-5)
 
 
 @pytest.mark.parametrize(
