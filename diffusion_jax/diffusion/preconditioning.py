@@ -83,12 +83,13 @@ def iddpm(sigma: Number, num_timesteps: int = 1000) -> Preconditioning:
 
 def iddpm_sigmas(num_timesteps: int = 1000, max_beta: float = 0.999, offset: float = 0.008) -> np.ndarray:
     """Noise levels u_0 > ... > u_M = 0 of the cosine schedule, float64 [M + 1] (table 1, column "iDDPM")."""
-    j = np.arange(num_timesteps + 1, dtype=np.float64)
-    alpha_bar = np.sin(np.pi / 2 * j / num_timesteps / (offset + 1)) ** 2
+    # The authors' alpha_bar is float32, and so are the levels that networks are used at: 1e-5 beside the exact ones.
+    j = np.arange(num_timesteps + 1, dtype=np.float32)
+    alpha_bar = np.sin(np.float32(np.pi / 2) * j / np.float32(num_timesteps) / np.float32(offset + 1)) ** 2
     levels = np.zeros(num_timesteps + 1)
     for k in range(num_timesteps, 0, -1):
         ratio = max(alpha_bar[k - 1] / alpha_bar[k], 1 - max_beta)
-        levels[k - 1] = np.sqrt((levels[k] ** 2 + 1) / ratio - 1)
+        levels[k - 1] = np.sqrt((levels[k] ** 2 + 1) / np.float64(ratio) - 1)
     return levels
 
 

@@ -87,12 +87,14 @@ class Sampler:
 
     Attributes:
       table: the coefficients, float64 NumPy until they meet the state.
+      num_steps: number of solver steps, which is the length of `noise` in `sample`.
       init_noise_sigma: standard deviation of x_T, the state that sampling starts from.
       clip: estimates of x_0 are clipped to [-clip, clip]; None leaves them alone.
       learned_variance: the network's output has twice the channels, the second half interpolating the log variance.
     """
 
     table: Table
+    num_steps: int
     init_noise_sigma: float = 1.0
     clip: float | None = None
     learned_variance: bool = False
@@ -110,16 +112,11 @@ class Sampler:
         """Number of network evaluations (NFE, without the doubling by guidance)."""
         return len(self.table.timestep)
 
-    @property
-    def num_steps(self) -> int:
-        """Number of solver steps, which is the length of `noise` in `sample`."""
-        return int(np.max(np.asarray(self.table.step))) + 1
-
 
 jax.tree_util.register_dataclass(
     Sampler,
     data_fields=["table", "init_noise_sigma"],
-    meta_fields=["clip", "learned_variance", "uses_anchor", "uses_langevin", "stochastic"],
+    meta_fields=["num_steps", "clip", "learned_variance", "uses_anchor", "uses_langevin", "stochastic"],
 )
 
 
@@ -160,6 +157,7 @@ def build(
             raise ValueError(f"the sampler's {name} is not finite at row {row}")
     return Sampler(
         table=table,
+        num_steps=1 + max(row.step for row in rows),
         init_noise_sigma=init_noise_sigma,
         clip=clip,
         learned_variance=learned_variance,

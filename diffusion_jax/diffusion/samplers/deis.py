@@ -52,7 +52,5 @@ def deis(
     clip: float | None = None,
 ) -> core.Sampler:
     """Order `order`, one evaluation a step; see `deis_on`, and `grid.make` for the other options."""
-    points = grid.make(
-        process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero
-    )
+    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
     return deis_on(points, order, lower_order_final, clip)

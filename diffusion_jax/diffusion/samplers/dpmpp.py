@@ -27,14 +27,16 @@ def dpmpp_on(
     variant: str = "midpoint",
     stochastic: bool = False,
     lower_order_final: bool = True,
+    euler_at_final: bool = False,
     clip: float | None = None,
+    learned_variance: bool = False,
 ) -> core.Sampler:
     """The solution for a polynomial estimate of x_0 in lambda = log(alpha / sigma), through the last `order` ones.
 
     Lu et al. 2022b (DPM-Solver++), algorithm 2 and appendix D; stochastic: its SDE form, appendix C, which steps as if h
     were doubled and adds noise. variant: of the second-order step, "midpoint" (algorithm 2) or "heun" (the exact integral).
-    lower_order_final: the order falls to 1 at the end when there are fewer than 15 steps; a step to zero noise is always
-    of order 1.
+    lower_order_final: the order falls to 1 at the end when there are fewer than 15 steps; a step to zero noise, or the last
+    one with euler_at_final, is always of order 1. learned_variance: the network's second half of channels is left unused.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order is {order}; it can be 1, 2 or 3")
@@ -43,7 +45,7 @@ def dpmpp_on(
     alpha, sigma = points.alpha, points.sigma
     h = np.diff(points.log_snr_half)
     taper = lower_order_final and points.num_steps < multistep.FEW_STEPS
-    orders = multistep.orders(points.num_steps, order, taper=taper, to_zero=sigma[-1] == 0)
+    orders = multistep.orders(points.num_steps, order, taper=taper, to_zero=euler_at_final or sigma[-1] == 0)
     rows = []
     for i, usable in enumerate(orders):
         kept, noise = sigma[i + 1] / sigma[i], 0.0
@@ -58,9 +60,11 @@ def dpmpp_on(
             else:
                 earlier = h[i] / h[i - 2] * np.array([0.0, 1.0, -1.0])
                 span = h[i - 1] + h[i - 2]
-                weights += linear * (slope + h[i - 1] / span * (slope - earlier)) + square * h[i] / span * (slope - earlier)
+                weights += linear * (slope + h[i - 1] / span * (slope - earlier)) + square * h[i] / span * (
+                    slope - earlier
+                )
         rows.append(points.row(i, x=kept, history=(alpha[i + 1] * weights[:order]).tolist(), noise=noise))
-    return core.build(rows, init_noise_sigma=points.init_noise_sigma, clip=clip)
+    return core.build(rows, init_noise_sigma=points.init_noise_sigma, clip=clip, learned_variance=learned_variance)
 
 
 def dpmpp(
@@ -80,9 +84,7 @@ def dpmpp(
     clip: float | None = None,
 ) -> core.Sampler:
     """DPM-Solver++(2M) and, with order 3, (3M): one evaluation a step; see `dpmpp_on` and `grid.make`."""
-    points = grid.make(
-        process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero
-    )
+    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
     return dpmpp_on(points, order, variant, lower_order_final=lower_order_final, clip=clip)
 
 
@@ -103,7 +105,5 @@ def dpmpp_sde(
     clip: float | None = None,
 ) -> core.Sampler:
     """SDE-DPM-Solver++(2M) and, with order 3, (3M): one evaluation a step; see `dpmpp_on` and `grid.make`."""
-    points = grid.make(
-        process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero
-    )
+    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
     return dpmpp_on(points, order, variant, stochastic=True, lower_order_final=lower_order_final, clip=clip)

@@ -32,9 +32,7 @@ def dpmpp_singlestep_on(
         constant, linear, _ = integrals(h)
         kept = sigma[i + 1] / sigma[start]
         if place == 0:
-            rows.append(
-                points.row(i, x=kept, history=(alpha[i + 1] * constant,), anchor_x=1.0, anchor_anchor=0.0)
-            )
+            rows.append(points.row(i, x=kept, history=(alpha[i + 1] * constant,), anchor_x=1.0, anchor_anchor=0.0))
             continue
         # The slope of x_0 between the first point of the group and this one.
         weight = (constant / 2 if place == 1 else linear) * h / (half[i] - half[start])
@@ -59,7 +57,5 @@ def dpmpp_singlestep(
     clip: float | None = None,
 ) -> core.Sampler:
     """One evaluation a point; see `dpmpp_singlestep_on`, and `grid.make` for the other options."""
-    points = grid.make(
-        process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero
-    )
+    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
     return dpmpp_singlestep_on(points, order, lower_order_final, clip)

@@ -57,9 +57,7 @@ def euler(
     clip: float | None = None,
 ) -> core.Sampler:
     """First order, one evaluation a step; see `euler_on`, and `grid.make` for the options."""
-    points = grid.make(
-        process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero
-    )
+    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
     return euler_on(points, clip)
 
 
@@ -78,7 +76,5 @@ def euler_ancestral(
     clip: float | None = None,
 ) -> core.Sampler:
     """Stochastic, one evaluation a step; see `euler_ancestral_on`, and `grid.make` for the options."""
-    points = grid.make(
-        process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero
-    )
+    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
     return euler_ancestral_on(points, eta, clip)

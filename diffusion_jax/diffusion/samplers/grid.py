@@ -114,7 +114,10 @@ def assemble(
     state_alpha, state_sigma = alpha * scale, sigma * scale
     if end is not None:
         end_scale = 1 / end[0] if rescaled else 1.0
-        state_alpha, state_sigma = np.append(state_alpha, end[0] * end_scale), np.append(state_sigma, end[1] * end_scale)
+        state_alpha, state_sigma = (
+            np.append(state_alpha, end[0] * end_scale),
+            np.append(state_sigma, end[1] * end_scale),
+        )
     if (np.diff(state_sigma / np.maximum(state_alpha, 1e-300)) > 0).any():
         raise ValueError("the noise levels of a sampler must not increase")
     return Grid(
@@ -124,7 +127,9 @@ def assemble(
         input_scale=call.input_scale / scale,
         on_x=call.on_x / scale,
         on_output=call.on_output + np.zeros_like(alpha),
-        init_noise_sigma=float(np.hypot(state_alpha[0], state_sigma[0]) if init_noise_sigma is None else init_noise_sigma),
+        init_noise_sigma=float(
+            np.hypot(state_alpha[0], state_sigma[0]) if init_noise_sigma is None else init_noise_sigma
+        ),
     )
 
 

@@ -45,7 +45,5 @@ def heun(
     clip: float | None = None,
 ) -> core.Sampler:
     """Second order, two evaluations a step; see `heun_on`, and `grid.make` for the options."""
-    points = grid.make(
-        process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero
-    )
+    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
     return heun_on(points, clip)

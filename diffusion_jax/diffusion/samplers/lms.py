@@ -41,7 +41,5 @@ def lms(
     clip: float | None = None,
 ) -> core.Sampler:
     """Order `order`, one evaluation a step; see `lms_on`, and `grid.make` for the other options."""
-    points = grid.make(
-        process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero
-    )
+    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
     return lms_on(points, order, clip)

@@ -81,9 +81,7 @@ def ipndm(
     clip: float | None = None,
 ) -> core.Sampler:
     """One evaluation a step; see `ipndm_on`, and `grid.make` for the other options."""
-    points = grid.make(
-        process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero
-    )
+    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
     return ipndm_on(points, order, clip)
 
 
@@ -101,7 +99,5 @@ def plms(
     clip: float | None = None,
 ) -> core.Sampler:
     """One evaluation a step, and one more; see `plms_on`, and `grid.make` for the other options."""
-    points = grid.make(
-        process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero
-    )
+    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
     return plms_on(points, clip)

@@ -110,7 +110,5 @@ def unipc(
     clip: float | None = None,
 ) -> core.Sampler:
     """One evaluation a step; see `unipc_on`, and `grid.make` for the other options."""
-    points = grid.make(
-        process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero
-    )
+    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
     return unipc_on(points, order, variant, lower_order_final, clip=clip)
