@@ -2,5 +2,6 @@
 
 from diffusion_jax.hub.checkpoint import load, save
 from diffusion_jax.hub.files import CheckpointError
+from diffusion_jax.hub.schedulers import load_sampler
 
-__all__ = ["CheckpointError", "load", "save"]
+__all__ = ["CheckpointError", "load", "load_sampler", "save"]
