@@ -25,6 +25,8 @@ _POSITIVE = (
     *("sampling.num_images", "sampling.batch_size", "sampling.num_frames"),
     *("evaluation.num_images", "evaluation.max_reference_images"),
 )
+# None switches these off, although their default is a number.
+_OPTIONAL = ("config.optimizer.clip_norm",)
 
 
 class ConfigError(ValueError):
@@ -107,7 +109,7 @@ def _check_structure(config: config_dict.ConfigDict, reference: config_dict.Conf
 
 
 def _check_type(value: Any, expected: Any, kind: type, path: str) -> None:
-    if value is None and expected is None:
+    if value is None and (expected is None or path in _OPTIONAL):
         return
     fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
     if kind is tuple and isinstance(value, list):
