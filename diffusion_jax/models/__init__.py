@@ -1,6 +1,11 @@
 """The networks, as Flax Linen modules over channels-last arrays."""
 
+from diffusion_jax.models.dit import DiT
+from diffusion_jax.models.edm2_unet import EDM2UNet
+from diffusion_jax.models.edm_unet import EDMUNet
+from diffusion_jax.models.encoder_decoder import EncoderDecoder
 from diffusion_jax.models.registry import MODELS
+from diffusion_jax.models.segnet import SegNet
 from diffusion_jax.models.unet import UNet
 
-__all__ = ["MODELS", "UNet"]
+__all__ = ["MODELS", "DiT", "EDM2UNet", "EDMUNet", "EncoderDecoder", "SegNet", "UNet"]

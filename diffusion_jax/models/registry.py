@@ -5,7 +5,9 @@ from flax import linen as nn
 from diffusion_jax.models.dit import DiT
 from diffusion_jax.models.edm2_unet import EDM2UNet
 from diffusion_jax.models.edm_unet import EDMUNet
+from diffusion_jax.models.encoder_decoder import EncoderDecoder
 from diffusion_jax.models.mlp import MLP
+from diffusion_jax.models.segnet import SegNet
 from diffusion_jax.models.unet import UNet
 
 MODELS: dict[str, type[nn.Module]] = {
@@ -13,5 +15,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "edm_unet": EDMUNet,
     "edm2_unet": EDM2UNet,
     "dit": DiT,
+    "encoder_decoder": EncoderDecoder,
+    "segnet": SegNet,
     "mlp": MLP,
 }
