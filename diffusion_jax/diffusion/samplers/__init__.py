@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+from diffusion_jax.diffusion.samplers.adaptive import AdaptiveSampler, adaptive
 from diffusion_jax.diffusion.samplers.ancestral import ddpm
 from diffusion_jax.diffusion.samplers.core import Row, Sampler, build, frames_kept, initial_noise, sample
-from diffusion_jax.diffusion.samplers.ddim import ddim
+from diffusion_jax.diffusion.samplers.ddim import ddim, ddim_inversion
 from diffusion_jax.diffusion.samplers.deis import deis
 from diffusion_jax.diffusion.samplers.dpmpp import dpmpp, dpmpp_sde
 from diffusion_jax.diffusion.samplers.dpmpp_singlestep import dpmpp_singlestep
@@ -13,10 +14,11 @@ from diffusion_jax.diffusion.samplers.euler import euler, euler_ancestral
 from diffusion_jax.diffusion.samplers.heun import heun
 from diffusion_jax.diffusion.samplers.lms import lms
 from diffusion_jax.diffusion.samplers.pndm import ipndm, plms
+from diffusion_jax.diffusion.samplers.predictor_corrector import predictor_corrector
 from diffusion_jax.diffusion.samplers.unipc import unipc
 
 # A config's `sampling.name` picks one of these; the other fields of the section are its arguments.
-SAMPLERS: dict[str, Callable[..., Sampler]] = {
+SAMPLERS: dict[str, Callable[..., Sampler | AdaptiveSampler]] = {
     "ddpm": ddpm,
     "ddim": ddim,
     "euler": euler,
@@ -32,6 +34,35 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "dpmpp_sde": dpmpp_sde,
     "dpmpp_singlestep": dpmpp_singlestep,
     "unipc": unipc,
+    "predictor_corrector": predictor_corrector,
+    "adaptive": adaptive,
 }
 
-__all__ = ["SAMPLERS", "Row", "Sampler", "build", "frames_kept", "initial_noise", "sample", *SAMPLERS]
+__all__ = [
+    "SAMPLERS",
+    "AdaptiveSampler",
+    "Row",
+    "Sampler",
+    "adaptive",
+    "build",
+    "ddim",
+    "ddim_inversion",
+    "ddpm",
+    "deis",
+    "dpmpp",
+    "dpmpp_sde",
+    "dpmpp_singlestep",
+    "edm",
+    "edm_ablation",
+    "euler",
+    "euler_ancestral",
+    "frames_kept",
+    "heun",
+    "initial_noise",
+    "ipndm",
+    "lms",
+    "plms",
+    "predictor_corrector",
+    "sample",
+    "unipc",
+]

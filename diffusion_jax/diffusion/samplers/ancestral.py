@@ -18,19 +18,23 @@ def ddpm(
     *,
     spacing_rule: str = "leading",
     offset: int = 0,
+    respacing: str | None = None,
     variance: str = "fixed_large",
     clip: float | None = 1.0,
 ) -> core.Sampler:
     """Ho et al. 2020, algorithm 2: the mean of the posterior q(x_s | x_t, x_0) at the (clipped) estimate of x_0.
 
-    num_steps None takes every timestep. With fewer, the chain is that of the visited timesteps, whose beta is
-    1 - alpha_bar_t / alpha_bar_s (Nichol and Dhariwal 2021, section 4). variance: fixed_small is the posterior's,
-    fixed_large is beta, learned_range interpolates between their logarithms by the network's extra channels (eq. 15).
+    num_steps None takes every timestep; respacing is OpenAI's way to choose them instead (`spacing.respace`). With
+    fewer, the chain is that of the visited timesteps, whose beta is 1 - alpha_bar_t / alpha_bar_s (Nichol and Dhariwal
+    2021, section 4). variance: fixed_small is the posterior's, fixed_large is beta, learned_range interpolates between
+    their logarithms by the network's extra channels (eq. 15).
     The last step adds no noise.
     """
     if variance not in VARIANCES:
         raise ValueError(f"variance is {variance!r}; it can be {', '.join(VARIANCES)}")
-    visited = spacing.timesteps(spacing_rule, process.num_timesteps, num_steps or process.num_timesteps, offset)
+    visited = spacing.visited(
+        process.num_timesteps, num_steps or process.num_timesteps, spacing_rule, offset, respacing
+    )
     alphas_cumprod = process.alphas_cumprod[visited]
     following = np.append(alphas_cumprod[1:], 1.0)  # alpha_bar where the step lands
     alphas = alphas_cumprod / following

@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Predict = Callable[[jax.Array, jax.Array], jax.Array]
+# float64 NumPy outside of a compiled program, a JAX array inside.
+Column = Any
 
 
 @dataclasses.dataclass
@@ -68,17 +70,17 @@ class Row:
 class Table(NamedTuple):
     """The rows as arrays [rows, ...]; a pytree, so that new coefficients of the same shape never recompile."""
 
-    timestep: np.ndarray | jax.Array
-    step: np.ndarray | jax.Array
-    input_scale: np.ndarray | jax.Array
-    denoise: np.ndarray | jax.Array
-    estimate: np.ndarray | jax.Array
-    next_x: np.ndarray | jax.Array  # on x, anchor, denoised, history...
-    next_anchor: np.ndarray | jax.Array
-    noise: np.ndarray | jax.Array
-    churn: np.ndarray | jax.Array  # scale of x, amount of noise
-    langevin: np.ndarray | jax.Array
-    log_variance: np.ndarray | jax.Array
+    timestep: Column
+    step: Column
+    input_scale: Column
+    denoise: Column
+    estimate: Column
+    next_x: Column  # on x, anchor, denoised, history...
+    next_anchor: Column
+    noise: Column
+    churn: Column  # scale of x, amount of noise
+    langevin: Column
+    log_variance: Column
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,6 +120,17 @@ jax.tree_util.register_dataclass(
     data_fields=["table", "init_noise_sigma"],
     meta_fields=["num_steps", "clip", "learned_variance", "uses_anchor", "uses_langevin", "stochastic"],
 )
+
+
+class Solver(Protocol):
+    """A sampler without a table, which chooses its steps as it goes."""
+
+    @property
+    def init_noise_sigma(self) -> float: ...
+
+    def solve(
+        self, predict: Predict, x_T: jax.Array, return_trajectory: bool, trajectory_stride: int
+    ) -> tuple[jax.Array, jax.Array | None]: ...
 
 
 def build(
@@ -175,7 +188,7 @@ class _State(NamedTuple):
 
 
 def sample(
-    sampler: Sampler,
+    sampler: Sampler | Solver,
     predict: Predict,
     x_T: jax.Array,
     key: jax.Array | None = None,
@@ -186,7 +199,7 @@ def sample(
     """Runs a sampler from x_T to an image.
 
     Args:
-      sampler: the solver's table.
+      sampler: the solver's table, or a solver that chooses its own steps.
       predict: predict(x, t) is the network's raw output at the sampler's own scaled input x [B, ...] and timestep t, a
         scalar of x's dtype.
       x_T: [B, ...] start, of standard deviation `sampler.init_noise_sigma`; its dtype is the dtype of the whole run.
@@ -202,12 +215,14 @@ def sample(
     Raises:
       ValueError: a stochastic sampler was given neither key nor noise, or noise of the wrong shape.
     """
+    if not isinstance(sampler, Sampler):
+        return sampler.solve(predict, x_T, return_trajectory, trajectory_stride)
     if sampler.stochastic and key is None and noise is None:
         raise ValueError("this sampler is stochastic: give a key, or the noise itself")
     if noise is not None and noise.shape != (sampler.num_steps, *x_T.shape):
         raise ValueError(f"noise has shape {noise.shape}; it must be {(sampler.num_steps, *x_T.shape)}")
     keys = None
-    if sampler.stochastic and noise is None:
+    if sampler.stochastic and noise is None and key is not None:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(x_T))) if key.ndim == 0 else key
 
     table = jax.tree.map(
@@ -284,7 +299,7 @@ def _frame_slots(num_rows: int, stride: int) -> tuple[np.ndarray, int]:
 
 
 def initial_noise(
-    sampler: Sampler, keys: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+    sampler: Sampler | Solver, keys: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
 ) -> jax.Array:
     """x_T [B, *shape], image i from keys[i] alone. The fold keeps it apart from the noise of the steps."""
     start = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 2**31 - 1), shape, dtype))(keys)

@@ -16,6 +16,7 @@ def ddim(
     *,
     spacing_rule: str = "leading",
     offset: int = 0,
+    respacing: str | None = None,
     eta: float = 0.0,
     clip: float | None = None,
     rederive_epsilon: bool = False,
@@ -23,12 +24,14 @@ def ddim(
 ) -> core.Sampler:
     """Song et al. 2021, eq. 12 and 16.
 
+    The timesteps are those of spacing_rule, num_steps and offset, or of respacing in their stead (`spacing.respace`).
+
     eta: 0 is deterministic, 1 has the posterior's noise. Published variants differ in three more points: `clip` bounds
     the estimate of x_0 (the paper's code does not clip: None); `rederive_epsilon` takes the noise direction from the
     clipped estimate (OpenAI) instead of from the raw output (diffusers); `final_alpha_cumprod` is alpha_bar where the
     last step lands: 1, or alphas_cumprod[0] in latent diffusion.
     """
-    visited = spacing.timesteps(spacing_rule, process.num_timesteps, num_steps, offset, repeats=True)
+    visited = spacing.visited(process.num_timesteps, num_steps, spacing_rule, offset, respacing, repeats=True)
     alphas_cumprod = process.alphas_cumprod[visited]
     following = np.append(alphas_cumprod[1:], final_alpha_cumprod)
 
@@ -52,6 +55,39 @@ def ddim(
                 denoised=on_raw,
                 history=(on_estimate,),
                 noise=deviation,
+            )
+        )
+    return core.build(rows, clip=clip)
+
+
+def ddim_inversion(
+    process: DiscreteProcess,
+    prediction: str,
+    num_steps: int = 50,
+    *,
+    spacing_rule: str = "leading",
+    offset: int = 0,
+    respacing: str | None = None,
+    clip: float | None = None,
+) -> core.Sampler:
+    """From an image to the noise that DDIM turns into it: its steps backwards (Song et al. 2021, section 5.4).
+
+    Give the image as x_T; x is the noise. The image counts as the state at the first visited timestep, and the last
+    step lands where no signal is left, as in OpenAI's ddim_reverse_sample.
+    """
+    visited = spacing.visited(process.num_timesteps, num_steps, spacing_rule, offset, respacing, repeats=True)[::-1]
+    alphas_cumprod = process.alphas_cumprod[visited]
+    rows = []
+    for i, (here, landing) in enumerate(zip(alphas_cumprod, np.append(alphas_cumprod[1:], 0.0), strict=True)):
+        alpha, sigma = np.sqrt(here), np.sqrt(1 - here)
+        direction = np.sqrt(1 - landing) / sigma
+        rows.append(
+            core.Row(
+                timestep=float(visited[i]),
+                step=i,
+                denoise=predictions.denoised_coefficients(prediction, alpha, sigma),
+                x=direction,
+                history=(np.sqrt(landing) - alpha * direction,),
             )
         )
     return core.build(rows, clip=clip)

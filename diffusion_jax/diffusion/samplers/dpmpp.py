@@ -29,14 +29,13 @@ def dpmpp_on(
     lower_order_final: bool = True,
     euler_at_final: bool = False,
     clip: float | None = None,
-    learned_variance: bool = False,
 ) -> core.Sampler:
     """The solution for a polynomial estimate of x_0 in lambda = log(alpha / sigma), through the last `order` ones.
 
-    Lu et al. 2022b (DPM-Solver++), algorithm 2 and appendix D; stochastic: its SDE form, appendix C, which steps as if h
-    were doubled and adds noise. variant: of the second-order step, "midpoint" (algorithm 2) or "heun" (the exact integral).
-    lower_order_final: the order falls to 1 at the end when there are fewer than 15 steps; a step to zero noise, or the last
-    one with euler_at_final, is always of order 1. learned_variance: the network's second half of channels is left unused.
+    Lu et al. 2022b (DPM-Solver++), algorithm 2 and appendix D; stochastic: its SDE form, appendix C, which steps as if
+    h were doubled and adds noise. variant: of the second-order step, "midpoint" (algorithm 2) or "heun" (the exact
+    integral). lower_order_final: the order falls to 1 at the end when there are fewer than 15 steps. A step to zero
+    noise is always of order 1, and so is the last one with euler_at_final.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order is {order}; it can be 1, 2 or 3")
@@ -64,7 +63,7 @@ def dpmpp_on(
                     slope - earlier
                 )
         rows.append(points.row(i, x=kept, history=(alpha[i + 1] * weights[:order]).tolist(), noise=noise))
-    return core.build(rows, init_noise_sigma=points.init_noise_sigma, clip=clip, learned_variance=learned_variance)
+    return core.build(rows, init_noise_sigma=points.init_noise_sigma, clip=clip)
 
 
 def dpmpp(

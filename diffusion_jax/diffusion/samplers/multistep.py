@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# With fewer steps than this, the last ones are taken at a lower order for stability (the authors' code of DPM-Solver++).
+# With fewer steps than this, the last ones are taken at a lower order for stability (DPM-Solver++, the authors' code).
 FEW_STEPS = 15
 
 

@@ -94,17 +94,37 @@ def timesteps(rule: str, num_timesteps: int, num_steps: int, offset: int = 0, re
 
 
 def respace(num_timesteps: int, sections: str) -> np.ndarray:
-    """OpenAI's `timestep_respacing`: "25", "10,15,20" (points in equal sections of the chain) or "ddim25"."""
+    """OpenAI's `timestep_respacing`: "25", "10,15,20" (points in equal sections of the chain) or "ddim25".
+
+    Raises ValueError for anything else, and for more points than a section has timesteps.
+    """
+    integers = sections.removeprefix("ddim").split(",")
+    if not all(count.strip().isdecimal() for count in integers) or (sections.startswith("ddim") and len(integers) > 1):
+        raise ValueError(f"respacing is {sections!r}; it can be like '250', '10,15,20' or 'ddim25'")
+    counts = [int(count) for count in integers]
     if sections.startswith("ddim"):
-        return timesteps("strided", num_timesteps, int(sections.removeprefix("ddim")))
-    counts = [int(count) for count in sections.split(",")]
+        return timesteps("strided", num_timesteps, counts[0])
     size, larger = divmod(num_timesteps, len(counts))
-    visited, start = [], 0
+    points, start = [], 0
     for i, count in enumerate(counts):
         length = size + (i < larger)
-        visited.append(start + timesteps("even", length, count)[::-1])
+        points.append(start + timesteps("even", length, count)[::-1])
         start += length
-    return np.concatenate(visited)[::-1]
+    return np.concatenate(points)[::-1]
+
+
+def visited(
+    num_timesteps: int,
+    num_steps: int,
+    rule: str,
+    offset: int = 0,
+    respacing: str | None = None,
+    repeats: bool = False,
+) -> np.ndarray:
+    """The timesteps of a rule, or of OpenAI's notation where that is given instead."""
+    if respacing is not None:
+        return respace(num_timesteps, respacing)
+    return timesteps(rule, num_timesteps, num_steps, offset, repeats)
 
 
 # --- Noise levels. ----------------------------------------------------------------------------------------------

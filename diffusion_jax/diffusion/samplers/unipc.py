@@ -48,7 +48,7 @@ def unipc_on(
 
     rows = []
     for i, usable in enumerate(orders):
-        # The state at point i as a combination of (x, anchor, history): x itself, or the corrected end of the last step.
+        # The state at point i from (x, anchor, history): x itself, or the corrected end of the last step.
         state = np.zeros(2 + length)
         if i and corrector:
             state[1], weights = update(i - 1, orders[i - 1], True)
