@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.training import power_ema
 from diffusion_jax.training.choices import unknown
 
 # The share of the old average that is kept, from the number of updates made before this one (int32 scalar).
@@ -18,6 +20,7 @@ KINDS: dict[str, dict[str, float]] = {
     "constant": {"decay": 0.9999},
     "warmup": {"decay": 0.9999},
     "edm": {"half_life": 500_000, "ramp_up_ratio": 0.05},
+    "power": {"sigma_rel": 0.1},
     "none": {},
 }
 
@@ -27,6 +30,7 @@ def make_ema(
     decay: float | None = None,
     half_life: float | None = None,
     ramp_up_ratio: float | None = None,
+    sigma_rel: float | None = None,
     batch_size: int | None = None,
 ) -> Decay:
     """The decay as a function of n, the number of updates made before.
@@ -35,11 +39,13 @@ def make_ema(
       kind: "ddpm", 1e-10 at the first update, which so copies the parameters, then `decay` (Ho et al. 2020, released
         code); "constant", always `decay` (improved-diffusion, DiT); "warmup", min(decay, (1 + n) / (10 + n))
         (TensorFlow's rule, taken over by latent diffusion); "edm", 0.5 ** (batch_size / h) with the half-life
-        h = min(half_life, ramp_up_ratio * images seen) (Karras et al. 2022, released code); "none", 0, so that the
-        average is the parameters themselves.
+        h = min(half_life, ramp_up_ratio * images seen) (Karras et al. 2022, released code); "power", the power-function
+        profile of width sigma_rel (Karras et al. 2024, eq. 127); "none", 0, so that the average is the parameters
+        themselves.
       decay: default 0.9999.
       half_life: in images; default 500,000.
       ramp_up_ratio: default 0.05; infinite for none.
+      sigma_rel: default 0.1; the standard deviation of the weights over the updates, in units of their number.
       batch_size: images an update, over all hosts; needed by "edm".
 
     Raises:
@@ -48,7 +54,8 @@ def make_ema(
     if kind not in KINDS:
         raise unknown("ema.kind", kind, KINDS)
     options = dict(KINDS[kind])
-    for option, value in {"decay": decay, "half_life": half_life, "ramp_up_ratio": ramp_up_ratio}.items():
+    given = {"decay": decay, "half_life": half_life, "ramp_up_ratio": ramp_up_ratio, "sigma_rel": sigma_rel}
+    for option, value in given.items():
         if value is None:
             continue
         if option not in options:
@@ -62,6 +69,9 @@ def make_ema(
         if batch_size is None or batch_size < 1:
             raise ValueError(f"ema.kind 'edm' needs the batch size, got {batch_size}")
         return _half_life(batch_size, **options)
+    if kind == "power":
+        power_ema.check_width("ema.sigma_rel", options["sigma_rel"])
+        return functools.partial(power_ema.decay, power_ema.exponent(options["sigma_rel"]))
     limit = options.get("decay", 0.0)
 
     def constant(step: jax.Array) -> jax.Array:

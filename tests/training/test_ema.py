@@ -76,6 +76,8 @@ def test_update_keeps_tree_and_dtype():
         ({"kind": "edm", "decay": 0.9, "batch_size": 8}, "ema.decay is 0.9, but 'edm' does not have it"),
         ({"kind": "edm", "half_life": 0, "batch_size": 8}, "ema.half_life is 0; it must be above 0"),
         ({"kind": "edm"}, "needs the batch size"),
+        ({"kind": "power", "sigma_rel": 0.3}, "ema.sigma_rel is 0.3; it must be above 0 and at most 0.2887"),
+        ({"kind": "power", "decay": 0.9}, "ema.decay is 0.9, but 'power' does not have it; it has sigma_rel"),
         ({"kind": "none", "decay": 0.5}, "'none' does not have it; it has nothing"),
     ],
 )
