@@ -86,19 +86,20 @@ def load_sampler(
       ValueError: a scheduler, or an option of it, that is not supported; it is named.
       FileNotFoundError: there is no such file.
     """
-    if not isinstance(source, Mapping):
-        path = Path(source)
-        path = path / "scheduler_config.json" if path.is_dir() else path
-        source = json.loads(path.read_text(encoding="utf-8"))
-    name = source.get("_class_name")
+    config = source if isinstance(source, Mapping) else _read(Path(source))
+    name = config.get("_class_name")
     if name not in _SCHEDULERS:
         raise ValueError(f"scheduler {name!r} is not supported; there are {', '.join(_SCHEDULERS)}")
     if eta and name != "DDIMScheduler":
         raise ValueError(f"{name} has no eta")
     if num_steps < 1:
         raise ValueError(f"num_steps is {num_steps}; it must be 1 or more")
-    options = _Options(source)
+    options = _Options(config)
     return _ddim(options, num_steps, eta) if name == "DDIMScheduler" else _SCHEDULERS[name](options, num_steps)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    return json.loads((path / "scheduler_config.json" if path.is_dir() else path).read_text(encoding="utf-8"))
 
 
 def _chain(options: _Options) -> DiscreteProcess:
@@ -177,8 +178,8 @@ def _visited(
 ) -> _Visited:
     """Where a scheduler on a discrete chain calls the network.
 
-    rounded: timesteps are whole numbers. ends_included: the linspace rule ends at 0; otherwise it is one of S + 1 points
-    whose last is left out.
+    rounded: timesteps are whole numbers. ends_included: the linspace rule ends at 0; otherwise it has S + 1 points, of
+    which the last is left out.
     """
     rule = options.choose("timestep_spacing", {r: r for r in ("leading", "trailing", "linspace")}, "linspace")
     offset = options.take("steps_offset", 0)
