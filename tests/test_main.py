@@ -75,6 +75,7 @@ def test_the_command_leaves_every_file_of_the_contract(whole_run):
     assert lines[-1]["loss"] < lines[0]["loss"]
     scores = json.loads((whole_run / "evaluation.json").read_text())
     assert scores["protocol"] and "fid" not in json.dumps(list(scores)).lower()
+    assert 0 < scores["bits_per_dimension"]["mean"] < 20 and scores["bits_per_dimension"]["images"] == 4
     page = (whole_run / "report.html").read_text(encoding="utf-8")
     assert 'src="http' not in page and 'href="http' not in page and page.count("data:image/") >= 4
 

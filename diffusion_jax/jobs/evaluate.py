@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from diffusion_jax import data
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.session import Session, write_json
+from diffusion_jax.methods import likelihood
 from diffusion_jax.metrics import classifier, scores
 
 QUANTISATION = "half_up"
@@ -56,6 +60,8 @@ def evaluate(session: Session) -> None:
         "matmul_precision": config.training.matmul_precision,
         "device": jax.devices()[0].device_kind,
     }
+    if config.evaluation.num_likelihood_images:
+        result["bits_per_dimension"] = _bits_per_dimension(session)
     result["seconds"] = {
         "compile_sampler": generator.compile_seconds,
         "sample": generator.sample_seconds,
@@ -63,6 +69,34 @@ def evaluate(session: Session) -> None:
     }
     write_json(session.workdir / "evaluation.json", result)
     print(_summary(result), file=sys.stderr)
+
+
+def _bits_per_dimension(session: Session) -> dict:
+    """Mean and standard error over the first test images, without guidance."""
+    config = session.config
+    images, labels = data.load_arrays(session.test_source, limit=config.evaluation.num_likelihood_images)
+    _, params = session.parameters
+    size = min(config.sampling.batch_size, len(images))
+
+    @jax.jit
+    def estimate(params: Any, images: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision(config.training.matmul_precision):
+            given = None if session.num_classes is None else labels
+            return likelihood.bits_per_dimension(session.method, params, images, given, key)
+
+    bits = []
+    for start in range(0, len(images), size):
+        rows = np.arange(start, start + size) % len(images)  # the last batch is filled up, so that one shape compiles
+        key = jax.random.fold_in(jax.random.key(config.seed), start)
+        values = estimate(params, jnp.asarray(data.to_float(images[rows])), jnp.asarray(labels[rows]), key)
+        bits.append(np.asarray(values)[: len(images) - start])
+    all_bits = np.concatenate(bits)
+    return {
+        "mean": float(all_bits.mean()),
+        "standard_error": float(all_bits.std() / np.sqrt(len(all_bits))),
+        "images": len(all_bits),
+        "estimate": likelihood.estimate_name(session.method),
+    }
 
 
 def _summary(result: dict) -> str:

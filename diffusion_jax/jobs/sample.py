@@ -27,6 +27,8 @@ def sample(session: Session) -> None:
     images = np.concatenate([part[0] for part in parts])
     labels = None if session.num_classes is None else np.concatenate([part[1] for part in parts if part[1] is not None])
     trajectory = np.concatenate([part[2] for part in parts if part[2] is not None], axis=1)
+    # Where the noise explodes, states are shown at unit size: clipped to [-1, 1] they would be black and white.
+    trajectory /= np.maximum(1, trajectory.std(axis=(1, 2, 3, 4), keepdims=True))
     timesteps = session.method.sampler.timesteps[np.minimum(frames_kept(steps, stride), steps - 1)]
     names = session.class_names
 
@@ -64,7 +66,8 @@ def _write_forward_noising(session: Session) -> None:
     process: Process = session.method.objective.process
     t = process.time_at(jnp.arange(1, STRIP_COLUMNS) / (STRIP_COLUMNS - 1) * 0.9999)
     noise = jax.random.normal(jax.random.key(session.config.seed), x0.shape)
-    noisy = jax.vmap(lambda t: process.add_noise(x0, noise, t))(t)
+    size = jnp.maximum(1, jnp.hypot(process.alpha(t), process.sigma(t)))
+    noisy = jax.vmap(lambda t, size: process.add_noise(x0, noise, t) / size)(t, size)
     frames = np.concatenate([np.asarray(x0)[None], np.asarray(noisy)])
     captions = ["image"] + [f"t = {value:.3g}" for value in np.asarray(t)]
     names = session.test_source.class_names

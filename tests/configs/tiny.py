@@ -18,4 +18,6 @@ def get_config():
     config.sampling.batch_size = 16
     config.sampling.num_frames = 4
     config.evaluation.num_images = 40
+    config.evaluation.num_likelihood_images = 4
+    config.process.num_timesteps = 50
     return config
