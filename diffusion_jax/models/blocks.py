@@ -18,6 +18,7 @@ from diffusion_jax.models.layers import (
     GroupNorm,
     Initialization,
     UpsampleConv,
+    attention,
     average_pool,
     upsample_nearest,
 )
@@ -103,20 +104,11 @@ class Attention(nn.Module):
         o = self.options
         batch, height, width, channels = x.shape
         heads = o.num_heads if o.head_channels is None else channels // o.head_channels
-
-        def split(projected: jax.Array) -> jax.Array:
-            """[B * pixels, C] -> [B * heads, pixels, C / heads]: plain batched products run fastest on a CPU."""
-            by_head = projected.reshape(batch, height * width, heads, channels // heads).swapaxes(1, 2)
-            return by_head.reshape(batch * heads, height * width, channels // heads)
-
         h = o.norm("group_norm")(x) if self.normalize else x
-        h = h.reshape(batch * height * width, channels)
-        q, k, v = (split(o.dense(channels, name)(h)) for name in ("to_q", "to_k", "to_v"))
-        scores = jnp.einsum("nqc,nkc->nqk", q * (channels // heads) ** -0.5, k)
-        weights = nn.softmax(scores.astype(jnp.promote_types(o.dtype, jnp.float32)), axis=-1).astype(o.dtype)
-        h = jnp.einsum("nqk,nkc->nqc", weights, v)
-        h = h.reshape(batch, heads, height * width, -1).swapaxes(1, 2).reshape(x.shape)
-        return x + o.dense(channels, "to_out_0", last=True)(h)
+        h = h.reshape(batch, height * width, channels)
+        q, k, v = (o.dense(channels, name)(h) for name in ("to_q", "to_k", "to_v"))
+        h = attention(q, k, v, heads)
+        return x + o.dense(channels, "to_out_0", last=True)(h.reshape(x.shape))
 
 
 class Downsample(nn.Module):

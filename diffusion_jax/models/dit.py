@@ -23,7 +23,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.models import checks
-from diffusion_jax.models.layers import timestep_embedding
+from diffusion_jax.models.layers import Dense, Initializer, attention, matmul, timestep_embedding
 
 FREQUENCIES = 256  # of the time embedding, sines and cosines
 
@@ -40,9 +40,9 @@ class DiTOptions:
     dropout: float
     dtype: DTypeLike
 
-    def dense(self, features: int, name: str, init: nn.initializers.Initializer | None = None) -> nn.Dense:
-        init = nn.initializers.xavier_uniform() if init is None else init
-        return nn.Dense(features, kernel_init=init, dtype=self.dtype, name=name)
+    def dense(self, features: int, name: str, init: Initializer | None = None) -> Dense:
+        """Initialised by Xavier's rule ("ddpm") unless told otherwise; biases start at zero."""
+        return Dense(features, "ddpm", False, self.dtype, init, name=name)
 
     def norm(self, x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
         """Layer normalisation without parameters, its statistics in float32."""
@@ -114,16 +114,14 @@ class DiT(nn.Module):
         base = grid if self.image_size is None else (self.image_size // p, self.image_size // p)
         h = h + jnp.asarray(position_embedding(grid, base, self.width), h.dtype)
 
-        condition = first_condition = None
+        shared = self.shared_conditioning
+        names = ["conditioning"] if shared else [f"conditioning_{i}" for i in range(self.depth)]
+        conditions = [Conditioning(self.width, options, name=name)(time, class_labels) for name in names]
         for i in range(self.depth):
-            if condition is None or not self.shared_conditioning:
-                name = "conditioning" if self.shared_conditioning else f"conditioning_{i}"
-                condition = Conditioning(self.width, options, name=name)(time, class_labels)
-                first_condition = condition if first_condition is None else first_condition
-            h = DiTBlock(options, name=f"blocks_{i}")(h, condition, train)
+            h = DiTBlock(options, name=f"blocks_{i}")(h, conditions[0 if shared else i], train)
 
         zeros = nn.initializers.zeros
-        shift, scale = _split(options.dense(2 * self.width, "output_modulation", zeros)(first_condition), 2)
+        shift, scale = _split(options.dense(2 * self.width, "output_modulation", zeros)(conditions[0]), 2)
         h = options.norm(h) * (1 + scale) + shift
         h = options.dense(p * p * self.out_channels, "output", zeros)(h)
         h = h.reshape(batch, *grid, p, p, self.out_channels).swapaxes(2, 3)
@@ -176,11 +174,8 @@ class DiTBlock(nn.Module):
         tokens = o.norm(h) * (1 + scale) + shift
         # The paper's code draws query, key and value as one kernel [width, 3 width] by Xavier's rule.
         init = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
-        q, k, v = (
-            o.dense(width, name, init)(tokens).reshape(*h.shape[:2], o.num_heads, -1)
-            for name in ("to_q", "to_k", "to_v")
-        )
-        attended = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)  # softmax in float32
+        q, k, v = (o.dense(width, name, init)(tokens) for name in ("to_q", "to_k", "to_v"))
+        attended = attention(q, k, v, o.num_heads)
         h = h + gate * dropout(o.dense(width, "to_out")(attended))
 
         tokens = o.norm(h, o.mlp_norm_eps) * (1 + mlp_scale) + mlp_shift
@@ -230,7 +225,7 @@ class PatchEmbedding(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         patches = x.astype(self.dtype).reshape(batch, height // p, p, width // p, p, channels).swapaxes(2, 3)
         patches = patches.reshape(batch, -1, p * p * channels)
-        return jnp.dot(patches, kernel.reshape(-1, self.features).astype(self.dtype)) + bias.astype(self.dtype)
+        return matmul(patches, kernel.reshape(-1, self.features).astype(self.dtype)) + bias.astype(self.dtype)
 
 
 def position_embedding(grid: tuple[int, int], base: tuple[int, int], width: int) -> np.ndarray:

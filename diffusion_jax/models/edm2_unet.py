@@ -20,6 +20,7 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.models import checks
 from diffusion_jax.models.edm_blocks import Resample, downsample, upsample
+from diffusion_jax.models.layers import attention
 from diffusion_jax.models.magnitude_preserving import (
     MPConv,
     MPDense,
@@ -251,11 +252,10 @@ class EDM2Block(nn.Module):
         o = self.options
         batch, height, width, channels = x.shape
         tokens = x.reshape(batch, height * width, channels)
+        by_head = (batch, height * width, -1, o.head_channels)
         q, k, v = (
-            normalize(
-                MPDense(channels, o.dtype, name=name)(tokens).reshape(batch, height * width, -1, o.head_channels), -1
-            )
+            normalize(MPDense(channels, o.dtype, name=name)(tokens).reshape(by_head), -1).reshape(tokens.shape)
             for name in ("to_q", "to_k", "to_v")
         )
-        attended = jax.nn.dot_product_attention(q, k, v)  # scaled by 1 / sqrt(head_channels), softmax in float32
+        attended = attention(q, k, v, channels // o.head_channels)
         return MPDense(channels, o.dtype, name="attn_proj")(attended.reshape(x.shape))

@@ -20,6 +20,9 @@ from diffusion_jax.models.layers import (
     Dense,
     GroupNorm,
     Initialization,
+    Initializer,
+    UpsampleConv,
+    attention,
     average_pool,
     upsample_nearest,
 )
@@ -80,8 +83,8 @@ class EDMOptions:
             name=name,
         )
 
-    def dense(self, features: int, name: str, *, last: bool = False) -> Dense:
-        return Dense(features, self.family.initialization, last, self.dtype, name=name)
+    def dense(self, features: int, name: str, *, last: bool = False, init: Initializer | None = None) -> Dense:
+        return Dense(features, self.family.initialization, last, self.dtype, init, name=name)
 
     def resample(self, x: jax.Array, mode: Resample | None) -> jax.Array:
         if mode is None:
@@ -158,8 +161,11 @@ class EDMBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
         o, family, channels = self.options, self.options.family, x.shape[-1]
-        h = o.resample(nn.silu(o.norm(channels, "norm0")(x)), self.resample)
-        h = o.conv(self.features, "conv0")(h)
+        h = nn.silu(o.norm(channels, "norm0")(x))
+        if self.resample == "up" and o.resample_filter == (1, 1):
+            h = UpsampleConv(self.features, initialization=family.initialization, dtype=o.dtype, name="conv0")(h)
+        else:
+            h = o.conv(self.features, "conv0")(o.resample(h, self.resample))
 
         width = 2 * self.features if family.scale_shift_norm else self.features
         shift = o.dense(width, "affine")(embedding)[:, None, None, :]
@@ -189,20 +195,14 @@ class EDMAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         o = self.options
         batch, height, width, channels = x.shape
-        head_channels = o.family.head_channels or channels
         tokens = o.norm(channels, "norm2")(x).reshape(batch, height * width, channels)
-        q, k, v = (
-            self._projection(channels, name)(tokens).reshape(batch, height * width, -1, head_channels)
-            for name in ("to_q", "to_k", "to_v")
-        )
-        attended = jax.nn.dot_product_attention(q, k, v)  # scaled by 1 / sqrt(head_channels), softmax in float32
+        q, k, v = (self._projection(channels, name)(tokens) for name in ("to_q", "to_k", "to_v"))
+        attended = attention(q, k, v, channels // (o.family.head_channels or channels))
         return o.dense(channels, "proj", last=True)(attended.reshape(x.shape))
 
-    def _projection(self, channels: int, name: str) -> nn.Module:
-        o = self.options
-        if o.family.initialization != "ddpm":
-            return o.dense(channels, name)
-        # The released code draws the three as one kernel [C, 3C] by Xavier's rule, times sqrt(0.2): a variance of
-        # 0.2 / 2C.
-        init = nn.initializers.variance_scaling(0.1, "fan_avg", "uniform")
-        return nn.Dense(channels, kernel_init=init, dtype=o.dtype, name=name)
+    def _projection(self, channels: int, name: str) -> Dense:
+        # The released code draws the three as one kernel [C, 3C]. Where that is by Xavier's rule it is also multiplied
+        # by sqrt(0.2), a variance of 0.2 / 2C.
+        xavier = self.options.family.initialization == "ddpm"
+        init = nn.initializers.variance_scaling(0.1, "fan_avg", "uniform") if xavier else None
+        return self.options.dense(channels, name, init=init)

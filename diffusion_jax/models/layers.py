@@ -77,7 +77,7 @@ class Conv(nn.Module):
     def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         kernel = kernel.astype(x.dtype)
         if kernel.shape[:2] == (1, 1) and self.stride == 1 and self.padding == 0:
-            return _matmul(x, kernel[0, 0])
+            return matmul(x, kernel[0, 0])
         pad = self.padding
         return lax.conv_general_dilated(
             x,
@@ -120,26 +120,46 @@ def _even_and_odd_taps(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.stack([first, middle + last]), jnp.stack([first + middle, last])
 
 
-def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x @ kernel over the last axis. As a product of two matrices: XLA on the CPU copies longer shapes around."""
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Dense(nn.Module):
-    """Linear layer over the last axis, kernel [in, features]."""
+    """Linear layer over the last axis, kernel [in, features]; ``kernel_initializer`` overrules the scheme's."""
 
     features: int
     initialization: Initialization = "ddpm"
     last: bool = False
     dtype: DTypeLike = jnp.float32
+    kernel_initializer: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        init = kernel_init(self.initialization, self.last, channels, self.features)
-        kernel = self.param("kernel", init, (channels, self.features), jnp.float32)
+        scheme = kernel_init(self.initialization, self.last, channels, self.features)
+        kernel = self.param("kernel", self.kernel_initializer or scheme, (channels, self.features), jnp.float32)
         bias = self.param("bias", bias_init(self.initialization, self.last, channels), (self.features,), jnp.float32)
-        return _matmul(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+        return matmul(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
+    """Scaled dot-product attention: queries [B, N, C], keys and values [B, M, C] -> [B, N, C].
+
+    Scores are divided by the square root of a head's width; their softmax is float32. Written as plain batched
+    products, which run fastest on a CPU.
+    """
+    batch, length, channels = q.shape
+
+    def split(x: jax.Array) -> jax.Array:
+        """[B, N, C] -> [B * heads, N, C / heads]"""
+        by_head = x.reshape(batch, -1, heads, channels // heads).swapaxes(1, 2)
+        return by_head.reshape(batch * heads, -1, channels // heads)
+
+    scores = jnp.einsum("nqc,nkc->nqk", split(q) * (channels // heads) ** -0.5, split(k))
+    weights = nn.softmax(scores.astype(jnp.promote_types(q.dtype, jnp.float32)), axis=-1).astype(q.dtype)
+    h = jnp.einsum("nqk,nkc->nqc", weights, split(v)).reshape(batch, heads, length, channels // heads)
+    return h.swapaxes(1, 2).reshape(q.shape)
 
 
 class GroupNorm(nn.Module):

@@ -17,6 +17,8 @@ from flax import linen as nn
 from jax import lax
 from jax.typing import DTypeLike
 
+from diffusion_jax.models.layers import matmul
+
 SILU_MAGNITUDE = 0.596  # of silu(x) for x from N(0, 1), as the paper rounds it
 
 
@@ -71,7 +73,7 @@ class MPDense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, gain: jax.Array | float = 1.0) -> jax.Array:
         kernel = self.param("kernel", direction_init, (x.shape[-1], self.features), jnp.float32)
-        return jnp.dot(x.astype(self.dtype), effective_kernel(kernel, gain).astype(self.dtype))
+        return matmul(x.astype(self.dtype), effective_kernel(kernel, gain).astype(self.dtype))
 
 
 class MPConv(nn.Module):
