@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from diffusion_jax.training.silence import silence_orbax
+
+T = TypeVar("T")
 
 # How many names an error lists of each kind of difference.
 _LISTED = 6
@@ -45,9 +48,9 @@ class Restored:
 
 
 class Checkpoints:
-    """The checkpoints of a run in `directory`, the newest `max_to_keep` of them. All processes call it alike."""
+    """The checkpoints of a run in `directory`, the newest `max_to_keep` of them or all. All processes call it alike."""
 
-    def __init__(self, directory: str | os.PathLike[str], max_to_keep: int):
+    def __init__(self, directory: str | os.PathLike[str], max_to_keep: int | None):
         self.directory = Path(directory).absolute()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -98,6 +101,12 @@ class Checkpoints:
             self._manager.reload()
         return restored
 
+    def forget_after(self, step: int) -> None:
+        """Deletes what was saved after `step`, by a run that now continues from there."""
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
+
     def close(self) -> None:
         """Waits until everything is on disk. Raises CheckpointError if something could not be written."""
         with self._writing():
@@ -132,14 +141,48 @@ def restore_params(directory: str | os.PathLike[str], target: Any, name: str = "
     Raises:
       CheckpointError: there is no checkpoint, none can be read, or it is of another model.
     """
-    directory = Path(directory).absolute()
     restored = None
+    with _reader(directory) as (manager, directory):
+        restored, _ = _restore_newest(manager, directory, f"{name}/", {name: target})
+    assert restored is not None  # there are checkpoints, and if none can be read that was raised
+    return restored.step, restored.state[name]
+
+
+def records(directory: str | os.PathLike[str]) -> dict[int, dict[str, Any]]:
+    """step -> the caller's record, of every checkpoint, the oldest first.
+
+    Raises CheckpointError if there is none or one cannot be read.
+    """
+    with _reader(directory) as (manager, directory):
+        steps = sorted(manager.all_steps())
+        return {step: _reading(directory, step, lambda step=step: _read_run(manager, step))["record"] for step in steps}
+
+
+def restore_at(directory: str | os.PathLike[str], step: int, name: str, target: Any) -> Any:
+    """The part `name` of the checkpoint of a given step; arguments and errors as in `restore_params`."""
+    with _reader(directory) as (manager, directory):
+        restore = functools.partial(_restore_step, manager, directory, step, f"{name}/", {name: target})
+        return _reading(directory, step, restore).state[name]
+
+
+@contextlib.contextmanager
+def _reader(directory: str | os.PathLike[str]) -> Iterator[tuple[ocp.CheckpointManager, Path]]:
+    directory = Path(directory).absolute()
     if directory.is_dir():
         with _manager(directory, read_only=True, create=False, save_interval_steps=0) as manager:
-            restored, _ = _restore_newest(manager, directory, f"{name}/", {name: target})
-    if restored is None:
-        raise CheckpointError(f"{directory}: there is no checkpoint; train first, or name the folder of a run")
-    return restored.step, restored.state[name]
+            if manager.all_steps():
+                yield manager, directory
+                return
+    raise CheckpointError(f"{directory}: there is no checkpoint; train first, or name the folder of a run")
+
+
+def _reading(directory: Path, step: int, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{directory / str(step)}: cannot be read: {_reason(error)}") from error
 
 
 def _restore_newest(
@@ -168,7 +211,7 @@ def _restore_newest(
 
 
 def _restore_step(manager: ocp.CheckpointManager, directory: Path, step: int, prefix: str, target: Any) -> Restored:
-    run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+    run = _read_run(manager, step)
     stored = {name: entry for name, entry in run["arrays"].items() if name.startswith(prefix)}
     _check_same_model(directory / str(step), stored, _describe(target))
     arguments = ocp.args.PyTreeRestore(
@@ -182,6 +225,10 @@ def _restore_step(manager: ocp.CheckpointManager, directory: Path, step: int, pr
     if damaged:
         raise OSError(f"the checksum of {_some(damaged)} is wrong")
     return Restored(step, state, run["batches"], run["record"])
+
+
+def _read_run(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    return manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
 
 
 def _check_same_model(path: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import json
 import math
@@ -18,6 +19,7 @@ from jax.sharding import Mesh
 from diffusion_jax.training import ema, metrics, sharding
 from diffusion_jax.training import state as train_state
 from diffusion_jax.training.checkpoints import Checkpoints
+from diffusion_jax.training.ema_snapshots import Snapshots
 from diffusion_jax.training.interruption import Interruption
 from diffusion_jax.training.logging import (
     MetricsWriter,
@@ -27,8 +29,9 @@ from diffusion_jax.training.logging import (
     say,
     write_file,
 )
-from diffusion_jax.training.method import Batch, Batches, Method
+from diffusion_jax.training.method import Batch, Batches, Method, WholeBatchMethod
 from diffusion_jax.training.optimizer import Schedule
+from diffusion_jax.training.power_ema import PosthocEMA
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import make_train_step
 from diffusion_jax.training.timing import Stopwatch, Timing
@@ -53,6 +56,7 @@ class TrainingOptions:
       log_every: steps between lines of metrics.jsonl; a line has the averages since the last.
       checkpoint_every: steps between checkpoints; there is one at the end in any case.
       max_to_keep: checkpoints; older ones are deleted.
+      sanitize_gradients: see `step.make_train_step`.
     """
 
     num_steps: int
@@ -62,6 +66,7 @@ class TrainingOptions:
     log_every: int = 100
     checkpoint_every: int = 1000
     max_to_keep: int = 2
+    sanitize_gradients: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "accumulation_steps", "log_every", "checkpoint_every", "max_to_keep"):
@@ -88,6 +93,7 @@ def train(
     ema_decay: ema.Decay,
     mesh: Mesh,
     options: TrainingOptions,
+    posthoc_ema: PosthocEMA | None = None,
 ) -> TrainResult:
     """Trains from the newest checkpoint in `workdir`, or from the start, to `options.num_steps` updates.
 
@@ -97,11 +103,13 @@ def train(
     Args:
       method: gives parameters and loss.
       batches: this host's part of each batch.
-      workdir: gets checkpoints/, metrics.jsonl, tensorboard/, parameters.txt and timing.json.
+      workdir: gets checkpoints/, metrics.jsonl, tensorboard/, parameters.txt and timing.json, and ema_snapshots/ if
+        they are asked for.
       optimizer, learning_rate: from `optimizer.make_optimizer`; the rate is only reported.
       ema_decay: from `ema.make_ema`.
       mesh: from `sharding.make_mesh`.
       options: see there.
+      posthoc_ema: averages that are kept for `ema_snapshots.reconstruct`; by default none.
 
     Raises:
       DivergenceError: the loss or its gradient is not finite; nothing was saved since.
@@ -113,9 +121,15 @@ def train(
     workdir = Path(workdir).absolute()
     key = jax.random.key(options.seed)
     init_key, step_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-    with Interruption() as interruption, Checkpoints(workdir / "checkpoints", options.max_to_keep) as checkpoints:
+    snapshot_every = posthoc_ema.snapshot_every if posthoc_ema else None
+    widths = posthoc_ema.sigma_rels if posthoc_ema and snapshot_every else ()
+    with (
+        Interruption() as interruption,
+        Checkpoints(workdir / "checkpoints", options.max_to_keep) as checkpoints,
+        contextlib.ExitStack() as stack,
+    ):
         state, step, batch, batch_size, record = _start(
-            method, batches, optimizer, mesh, checkpoints, init_key, options.accumulation_steps
+            method, batches, optimizer, mesh, checkpoints, init_key, options.accumulation_steps, len(widths)
         )
         timing = Timing(**record["timing"]) if record else Timing()
         interval = metrics.from_sums(record["interval"]) if record and record["interval"] else None
@@ -135,12 +149,15 @@ def train(
             sharding.state_shardings(mesh, state),
             accumulation_steps=options.accumulation_steps,
             matmul_precision=options.matmul_precision,
+            profile_decays=[ema.make_ema("power", sigma_rel=width) for width in widths],
+            sanitize_gradients=options.sanitize_gradients,
         )
         train_step = jitted_step.lower(state, batch, step_key).compile()
         seconds = watch.lap()
         timing.compile_seconds += seconds
         say(f"compiled the training step in {seconds:.1f} s")
 
+        snapshots = stack.enter_context(Snapshots(workdir, widths, step)) if widths else None
         saved, reported, report_watch = step, step, Stopwatch()
         ahead: collections.deque[jax.Array] = collections.deque()
         with MetricsWriter(workdir, step) as writer, Progress(step, options.num_steps, batch_size) as progress:
@@ -160,9 +177,13 @@ def train(
                     averages["learning_rate"] = float(learning_rate(step - 1))
                     averages["steps_per_second"], averages["images_per_second"] = rate, rate * batch_size
                     writer.write(step, averages)
-                if step % options.checkpoint_every == 0 or last:
-                    if interval is not None:
-                        _finite(metrics.averages(interval), step, saved)
+                save = step % options.checkpoint_every == 0 or last
+                snap = snapshot_every is not None and (step % snapshot_every == 0 or step == options.num_steps)
+                if (save or snap) and interval is not None:
+                    _finite(metrics.averages(interval), step, saved)
+                if snap and snapshots is not None:
+                    snapshots.save(step, state.profiles)
+                if save:
                     timing.train_seconds += watch.lap()
                     timing.steps, timing.images = step, step * batch_size
                     sums_so_far = None if interval is None else metrics.to_sums(interval)
@@ -185,11 +206,13 @@ def _start(
     checkpoints: Checkpoints,
     key: jax.Array,
     accumulation_steps: int,
+    num_profiles: int,
 ) -> tuple[TrainState, int, Batch, int, dict[str, Any]]:
     """(state, step, next batch, global batch size, record of the checkpoint, {} without one)."""
 
     def create(key: jax.Array, batch: Batch) -> TrainState:
-        return train_state.create(method.init(key, batch), optimizer)
+        method_state = method.init_state() if isinstance(method, WholeBatchMethod) else ()
+        return train_state.create(method.init(key, batch), optimizer, num_profiles, method_state)
 
     local_batch = next(batches)
     batch_size = len(next(iter(local_batch.values()))) * jax.process_count()

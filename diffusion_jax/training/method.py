@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -27,6 +27,26 @@ class Method(Protocol):
         fold_in(key, batch["position"][i]): then the number of devices, hosts and accumulation steps changes nothing.
         `step` is an int32 scalar, the number of updates made before.
         """
+        ...
+
+
+@runtime_checkable
+class WholeBatchMethod(Method, Protocol):
+    """A method that looks at the whole batch, before it is cut into parts, or at the losses of earlier batches.
+
+    Its state is a tree of arrays. It is saved with the parameters, and every device and accumulation step sees it whole.
+    """
+
+    def init_state(self) -> Any:
+        """What there is to remember before the first update; () for a method that remembers nothing."""
+        ...
+
+    def prepare(self, state: Any, batch: Batch, key: jax.Array) -> Batch:
+        """The batch [B, ...] as `loss` will get it, in parts, with the same key."""
+        ...
+
+    def update_state(self, state: Any, batch: Batch, metrics: Metrics) -> Any:
+        """The state after an update, from the prepared batch and the metrics of its examples, both in its order."""
         ...
 
 

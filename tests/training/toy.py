@@ -66,7 +66,16 @@ class Counter:
         self.next_index = state["next_index"]
 
 
-def train(workdir, method=None, batches=None, mesh=None, learning_rate=1e-2, optimizer_name="adam", **options):
+def train(
+    workdir,
+    method=None,
+    batches=None,
+    mesh=None,
+    learning_rate=1e-2,
+    optimizer_name="adam",
+    posthoc_ema=None,
+    **options,
+):
     """A run of the loop on the toy problem."""
     update, rate = optimizer.make_optimizer(optimizer_name, learning_rate=learning_rate, warmup_steps=6)
     return loop.train(
@@ -78,4 +87,5 @@ def train(workdir, method=None, batches=None, mesh=None, learning_rate=1e-2, opt
         ema_decay=ema.make_ema("warmup", decay=0.99),
         mesh=mesh or sharding.make_mesh(devices=jax.devices()[:1]),
         options=loop.TrainingOptions(**{"num_steps": 12, "log_every": 4, "checkpoint_every": 5, **options}),
+        posthoc_ema=posthoc_ema,
     )
