@@ -114,7 +114,9 @@ def method(config: config_dict.ConfigDict, num_classes: int | None) -> Diffusion
 def optimization(config: config_dict.ConfigDict) -> tuple[optax.GradientTransformation, optimizer.Schedule, ema.Decay]:
     """The optimiser, its learning rate as a function of the step, and the decay of the moving average."""
     with section("optimizer"):
-        update, rate = optimizer.make_optimizer(num_steps=config.training.num_steps, **config.optimizer)
+        update, rate = optimizer.make_optimizer(
+            num_steps=config.training.num_steps, batch_size=config.training.batch_size, **config.optimizer
+        )
     with section("ema"):
         decay = ema.make_ema(batch_size=config.training.batch_size, **config.ema)
     return update, rate, decay

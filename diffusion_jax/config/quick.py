@@ -40,6 +40,8 @@ def shrink(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
         small.name = run_name(config)
         _shrink_network(small)
         small.data.update({"name": "digits", "path": None, "data_dir": None, "num_workers": 0})
+        if small.optimizer.warmup_images is not None:
+            small.optimizer.warmup_images = min(small.optimizer.warmup_images, NUM_STEPS // 4 * BATCH_SIZE)
         small.optimizer.warmup_steps = min(small.optimizer.warmup_steps, NUM_STEPS // 4)
         training, sampling = small.training, small.sampling
         training.batch_size = min(training.batch_size, BATCH_SIZE)

@@ -58,7 +58,7 @@ def default() -> config_dict.ConfigDict:
     config.training.checkpoint_every = 1000
     config.training.max_to_keep = 2
 
-    config.optimizer = plain_section(optimizer.make_optimizer, excluded=("num_steps",))
+    config.optimizer = plain_section(optimizer.make_optimizer, excluded=("num_steps", "batch_size"))
     config.ema = plain_section(ema.make_ema, excluded=("batch_size",))
     config.mesh = config_dict.ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # devices along each axis; -1: the rest
 

@@ -34,7 +34,7 @@ class Method(Protocol):
 class WholeBatchMethod(Method, Protocol):
     """A method that looks at the whole batch, before it is cut into parts, or at the losses of earlier batches.
 
-    Its state is a tree of arrays. It is saved with the parameters, and every device and accumulation step sees it whole.
+    Its state is a tree of arrays, saved with the parameters; every device and accumulation step sees it whole.
     """
 
     def init_state(self) -> Any:

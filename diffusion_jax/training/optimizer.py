@@ -12,6 +12,8 @@ import optax
 
 from diffusion_jax.training.choices import unknown
 
+# The parameters as they have to be after an update.
+Projection = Callable[[Any], Any]
 # The learning rate from the number of updates made before (int32 scalar).
 Schedule = Callable[[Any], jax.Array]
 
@@ -28,14 +30,19 @@ SCHEDULES: dict[str, Callable[[Any], Any]] = {
     "cosine": lambda progress: 0.5 * (1 + jnp.cos(math.pi * progress)),
     "linear": lambda progress: 1 - progress,
 }
+# EDM2's rule decays from a step of its own on and has no end.
+INVERSE_SQRT = "inverse_sqrt"
 
 
 def make_optimizer(
     name: str = "adam",
     learning_rate: float = 2e-4,
     warmup_steps: int = 0,
+    warmup_images: int | None = None,
     schedule: str = "constant",
+    decay_start: int | None = None,
     num_steps: int | None = None,
+    batch_size: int | None = None,
     clip_norm: float | None = 1.0,
     b1: float | None = None,
     b2: float | None = None,
@@ -46,14 +53,19 @@ def make_optimizer(
     """An optimiser and its learning rate as a function of the number of updates made before.
 
     Warm-up is DDPM's, learning_rate * min(step / warmup_steps, 1) (Ho et al. 2020, released code), so that the first
-    update has learning rate 0 exactly; the schedule takes over after it and ends at num_steps.
+    update has learning rate 0 exactly; the schedule takes over after it and ends at num_steps. In images
+    instead of steps it is EDM's (Karras et al. 2022, released code).
 
     Args:
       name: "adam", "adamw" (decoupled weight decay of every parameter), "radam" or "sgd".
       learning_rate: after warm-up.
       warmup_steps: 0 starts at the full learning rate.
-      schedule: "constant", "cosine" (to 0) or "linear" (to 0).
-      num_steps: length of the run in updates; needed by schedules that decay.
+      warmup_images: the same in images; only one of the two can be given.
+      schedule: "constant", "cosine" (to 0), "linear" (to 0), or "inverse_sqrt", learning_rate /
+        sqrt(max(step / decay_start, 1)) (Karras et al. 2024, released code), whatever the warm-up.
+      decay_start: t_ref of "inverse_sqrt", in updates.
+      num_steps: length of the run in updates; needed by "cosine" and "linear".
+      batch_size: images an update, over all hosts; needed by warmup_images.
       clip_norm: the gradient is scaled down to this global norm where it is larger; None never does.
       b1, b2, eps, weight_decay, momentum: of the update rule; None takes its default (`OPTIMIZERS`).
 
@@ -79,33 +91,70 @@ def make_optimizer(
             allowed = "at least 0 and below 1" if option in ("b1", "b2", "momentum") else "at least 0"
             raise ValueError(f"optimizer.{option} is {value}; it must be {allowed}")
         options[option] = value
-    rate = make_schedule(learning_rate, warmup_steps, schedule, num_steps)
+    warmup = _warmup_steps(warmup_steps, warmup_images, batch_size)
+    rate = make_schedule(learning_rate, warmup, schedule, num_steps, decay_start)
     update = rule(rate, **options)
     return (update if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), update)), rate
 
 
 def make_schedule(
-    learning_rate: float, warmup_steps: int = 0, schedule: str = "constant", num_steps: int | None = None
+    learning_rate: float,
+    warmup_steps: float = 0,
+    schedule: str = "constant",
+    num_steps: int | None = None,
+    decay_start: int | None = None,
 ) -> Schedule:
     """The learning rate as a function of the number of updates made before; arguments as in `make_optimizer`."""
-    if schedule not in SCHEDULES:
-        raise unknown("optimizer.schedule", schedule, SCHEDULES)
+    if schedule not in (*SCHEDULES, INVERSE_SQRT):
+        raise unknown("optimizer.schedule", schedule, (*SCHEDULES, INVERSE_SQRT))
     if warmup_steps < 0:
         raise ValueError(f"optimizer.warmup_steps is {warmup_steps}; it must be at least 0")
+    if (decay_start is not None) != (schedule == INVERSE_SQRT):
+        needs = f"schedule {INVERSE_SQRT!r} needs it and no other has it"
+        raise ValueError(f"optimizer.decay_start is {decay_start}, but optimizer.schedule is {schedule!r}; {needs}")
+    if decay_start is not None and decay_start < 1:
+        raise ValueError(f"optimizer.decay_start is {decay_start}; it must be at least 1")
     decay_steps = 1
-    if schedule != "constant":
+    if schedule in ("cosine", "linear"):
         if num_steps is None:
             raise ValueError(f"optimizer.schedule {schedule!r} decays to the end of the run, so it needs num_steps")
         if num_steps <= warmup_steps:
-            raise ValueError(
-                f"optimizer.warmup_steps is {warmup_steps}; schedule {schedule!r} needs it below the {num_steps} steps"
-            )
+            needs = f"schedule {schedule!r} needs it below the {num_steps} steps"
+            raise ValueError(f"optimizer.warmup_steps is {warmup_steps:g}; {needs}")
         decay_steps = num_steps - warmup_steps
 
     def rate(step: Any) -> Any:
         step = jnp.asarray(step, jnp.float32)
         warmup = jnp.minimum(step / warmup_steps, 1) if warmup_steps else 1.0
+        if decay_start is not None:
+            return learning_rate * warmup / jnp.sqrt(jnp.maximum(step / decay_start, 1))
         progress = jnp.clip((step - warmup_steps) / decay_steps, 0, 1)
         return learning_rate * warmup * SCHEDULES[schedule](progress)
 
     return rate
+
+
+def projected(update: optax.GradientTransformation, projection: Projection) -> optax.GradientTransformation:
+    """The optimiser with its updates changed so that `projection` has no effect on the parameters that they lead to.
+
+    For constraints that are restored after each update, such as EDM2's normalised weights (Karras et al. 2024, eq. 66).
+    """
+
+    def project(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = update.update(updates, state, params)
+        onto = projection(optax.apply_updates(params, updates))
+        return jax.tree.map(jnp.subtract, onto, params), state
+
+    return optax.GradientTransformation(update.init, project)
+
+
+def _warmup_steps(steps: int, images: int | None, batch_size: int | None) -> float:
+    if images is None:
+        return steps
+    if steps:
+        raise ValueError(f"optimizer.warmup_images is {images} and optimizer.warmup_steps {steps}; only one can be set")
+    if images < 0:
+        raise ValueError(f"optimizer.warmup_images is {images}; it must be at least 0")
+    if not batch_size:
+        raise ValueError(f"optimizer.warmup_images is {images}, which needs the batch size, got {batch_size}")
+    return images / batch_size

@@ -1,6 +1,6 @@
 """Power-function averages of the parameters, and any width of them after the training (Karras et al. 2024, section 3).
 
-A profile is p(t') = (gamma + 1) t'^gamma / t^(gamma + 1) over the updates t' from 0 to t (eq. 2): it reaches back a
+A profile is p(t') = (gamma + 1) t'^gamma / t^(gamma + 1) over the updates t' from 0 to t: it reaches back a
 fixed share of the training, however long that has been. Its name is sigma_rel, the standard deviation of p in units of
 t. A snapshot holds a few tracked profiles; snapshots of several updates span others to good precision (section 3.2).
 """

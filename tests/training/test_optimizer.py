@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion_jax.training.optimizer import OPTIMIZERS, make_optimizer, make_schedule
+from diffusion_jax.training.optimizer import OPTIMIZERS, make_optimizer, make_schedule, projected
 
 
 def run(update, gradients, params=1.0):
@@ -38,6 +38,40 @@ def test_decay_starts_after_warmup_and_ends_with_the_run(schedule, expected):
     np.testing.assert_allclose(rate(35), 3 * (0.75 if schedule == "linear" else (1 + 2**-0.5) / 2), rtol=1e-6)
     np.testing.assert_allclose(rate(5), 1.5, rtol=1e-6)
     assert float(rate(500)) == pytest.approx(0, abs=1e-6)
+
+
+def test_warmup_in_images_is_edms():
+    """EDM: lr * min(images seen / 10 M, 1), the images of the update itself not counted; 19531.25 updates of 512."""
+    _, rate = make_optimizer(learning_rate=1e-3, warmup_images=10_000_000, batch_size=512)
+    steps = np.array([0, 1, 9_000, 19_531, 19_532, 300_000])
+    np.testing.assert_allclose(rate(steps), 1e-3 * np.minimum(steps * 512 / 10e6, 1), rtol=1e-6)
+
+
+def test_inverse_square_root_is_edm2s():
+    """EDM2-S: 0.01 with t_ref 70,000 batches of 2048 and a ramp of 10 M images."""
+    _, rate = make_optimizer(
+        learning_rate=0.01, warmup_images=10_000_000, schedule="inverse_sqrt", decay_start=70_000, batch_size=2048
+    )
+    steps = np.array([0, 100, 4882, 4883, 70_000, 70_001, 280_000, 1_048_576])
+    images = steps * 2048
+    expected = 0.01 / np.sqrt(np.maximum(images / (70e3 * 2048), 1)) * np.minimum(images / 10e6, 1)
+    np.testing.assert_allclose(rate(steps), expected, rtol=1e-6)
+    assert float(rate(280_000)) == pytest.approx(0.005)
+
+
+def test_a_decay_may_begin_during_the_warmup():
+    rate = make_schedule(1.0, warmup_steps=100, schedule="inverse_sqrt", decay_start=25)
+    np.testing.assert_allclose([rate(25), rate(100), rate(400)], [0.25, 0.5, 0.25], rtol=1e-6)
+
+
+def test_a_projected_update_lands_where_it_must():
+    update, _ = make_optimizer("sgd", learning_rate=1.0, clip_norm=None)
+    update = projected(update, lambda params: jax.tree.map(lambda p: p / jnp.linalg.norm(p), params))
+    params = {"a": jnp.array([1.0, 0.0]), "b": jnp.array([0.0, 2.0])}
+    change, _ = update.update({"a": jnp.array([0.0, -1.0]), "b": jnp.zeros(2)}, update.init(params), params)
+    after = optax.apply_updates(params, change)
+    np.testing.assert_allclose(after["a"], [0.5**0.5, 0.5**0.5], rtol=1e-6)
+    np.testing.assert_allclose(after["b"], [0, 1], rtol=1e-6)
 
 
 def test_adam_matches_kingma_and_ba():
@@ -89,6 +123,15 @@ def test_clipping_is_by_the_global_norm():
         ({"learning_rate": float("nan")}, "optimizer.learning_rate is nan"),
         ({"clip_norm": 0.0}, "optimizer.clip_norm is 0.0"),
         ({"warmup_steps": -1}, "optimizer.warmup_steps is -1"),
+        (
+            {"warmup_images": 10, "warmup_steps": 5},
+            "optimizer.warmup_images is 10 and optimizer.warmup_steps 5; only one",
+        ),
+        ({"warmup_images": -1}, "optimizer.warmup_images is -1; it must be at least 0"),
+        ({"warmup_images": 1000}, "optimizer.warmup_images is 1000, which needs the batch size"),
+        ({"schedule": "inverse_sqrt"}, "optimizer.decay_start is None, but .* 'inverse_sqrt' needs it"),
+        ({"schedule": "inverse_sqrt", "decay_start": 0}, "optimizer.decay_start is 0; it must be at least 1"),
+        ({"decay_start": 10}, "optimizer.decay_start is 10, but .*no other has it"),
         ({"b1": 1.0}, "optimizer.b1 is 1.0; it must be at least 0 and below 1"),
         ({"name": "adamw", "weight_decay": -0.1}, "optimizer.weight_decay is -0.1"),
     ],
