@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,7 @@ class AdaptiveSampler:
             call = predictions.interface(self.prediction, t, self.process.alpha(t), self.process.sigma(t))
             return call.on_x * x + call.on_output * predict(call.input_scale * x, call.timestep).astype(x.dtype)
 
-        def velocity(t: jax.Array, x: jax.Array, _: None) -> jax.Array:
+        def velocity(t: Any, x: jax.Array, _: Any) -> jax.Array:
             """dx/dt = sigma'/sigma x + (alpha' - alpha sigma'/sigma) x_0, from x = alpha x_0 + sigma noise."""
             t = jnp.asarray(t, x.dtype)
             alpha, d_alpha = jax.jvp(self.process.alpha, (t,), (jnp.ones_like(t),))

@@ -57,6 +57,8 @@ def dpmpp_on(
             if usable == 2:
                 weights += (constant / 2 if variant == "midpoint" else linear) * slope
             else:
+                # The quadratic through three estimates. The authors' code, followed here, weighs its u^2 as if it were
+                # u^2 / 2, which makes 3M second order with a small error constant.
                 earlier = h[i] / h[i - 2] * np.array([0.0, 1.0, -1.0])
                 span = h[i - 1] + h[i - 2]
                 weights += linear * (slope + h[i - 1] / span * (slope - earlier)) + square * h[i] / span * (

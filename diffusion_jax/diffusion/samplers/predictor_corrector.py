@@ -14,10 +14,10 @@ def predictor_corrector_on(
 ) -> core.Sampler:
     """Langevin steps at each noise level, then a reverse-diffusion step to the next (Song et al. 2021, algorithm 1).
 
-    Predictor (appendix E): with the forward step x' = a x + b z between two levels, x <- (2 - a) x + b^2 score + b z, which
-    is algorithm 2 for VE and 3 for VP. Corrector (algorithms 4 and 5): x <- x + e score + sqrt(2 e) z with
-    e = 2 a^2 (snr |z| / |score|)^2. The norms are those of each image, where the authors' code takes means over the batch,
-    so that an image does not depend on its neighbours. The last step adds no noise.
+    Predictor (appendix E): with the forward step x' = a x + b z between two levels, x <- (2 - a) x + b^2 score + b z,
+    which is algorithm 2 for VE and 3 for VP. Corrector (algorithms 4 and 5): x <- x + e score + sqrt(2 e) z with
+    e = 2 a^2 (snr |z| / |score|)^2. The norms are those of each image, where the authors' code takes means over the
+    batch, so that an image does not depend on its neighbours. The last step adds no noise.
     """
     alpha, sigma = points.alpha, points.sigma
     rows = []
