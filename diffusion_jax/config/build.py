@@ -79,7 +79,7 @@ def network(config: config_dict.ConfigDict, num_classes: int | None) -> nn.Modul
     return model
 
 
-def sampler(config: config_dict.ConfigDict, chain: Process) -> samplers.Sampler:
+def sampler(config: config_dict.ConfigDict, chain: Process) -> samplers.Sampler | samplers.AdaptiveSampler:
     """The table of sampling steps."""
     with section("sampling"):
         chosen = options.chosen(config.sampling)

@@ -36,7 +36,7 @@ class Diffusion:
 
     network: nn.Module
     objective: Objective
-    sampler: samplers.Sampler
+    sampler: samplers.Sampler | samplers.AdaptiveSampler
     image_shape: tuple[int, int, int]
     num_classes: int | None = None
     label_dropout: float = 0.0
