@@ -3,43 +3,130 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.diffusion import prediction as predictions
+from diffusion_jax.diffusion.arrays import bcast
+from diffusion_jax.diffusion.process import DiscreteProcess, Process
+
 Predict = Callable[[jax.Array, jax.Array], jax.Array]
-ConditionalPredict = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+# An array [B, ...], or a tree of them.
+Condition = Any
+ConditionalPredict = Callable[[jax.Array, jax.Array, Condition], jax.Array]
 
 
-def conditional(predict: ConditionalPredict, condition: jax.Array) -> Predict:
+def conditional(predict: ConditionalPredict, condition: Condition) -> Predict:
     """predict(x, t, condition) with the condition [B, ...] fixed."""
     return lambda x, t: predict(x, t, condition)
 
 
 def classifier_free(
     predict: ConditionalPredict,
-    condition: jax.Array,
-    null_condition: jax.Array,
+    condition: Condition,
+    null_condition: Condition,
     scale: jax.Array | float,
     channels: int | None = None,
+    interval: tuple[float, float] | None = None,
+    rescale: jax.Array | float = 0.0,
 ) -> Predict:
     """Classifier-free guidance (Ho and Salimans 2022, eq. 6): null + scale * (conditional - null).
 
-    condition and null_condition: [B, ...]. scale: a scalar or [B]; 1 is no guidance, and is the paper's 1 + w. Both
-    evaluations run as one batch of 2B. Predictions are linear in the output, so guiding the raw output guides the
-    score whatever the network predicts. channels: only so many of the output's are guided; the others, such as a
-    learned variance, are those of the condition.
+    Both evaluations run as one batch of 2B. Predictions are linear in the output, so guiding the raw output guides the
+    score whatever the network predicts.
+
+    Args:
+      predict: predict(x, t, condition).
+      condition, null_condition: [B, ...], or trees of such arrays.
+      scale: a scalar or [B]; 1 is no guidance, and is the paper's 1 + w.
+      channels: only so many of the output's are guided; the others, such as a learned variance, are those of the
+        condition.
+      interval, rescale: as in `extrapolate`.
     """
-    both = jnp.concatenate([condition, null_condition])
+    both = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), condition, null_condition)
 
     def guided(x: jax.Array, t: jax.Array) -> jax.Array:
-        output = predict(jnp.concatenate([x, x]), t, both)
-        with_condition, without = jnp.split(output, 2)
-        weight = jnp.asarray(scale, output.dtype)
-        weight = weight.reshape(weight.shape + (1,) * (output.ndim - weight.ndim))
-        moved = without + weight * (with_condition - without)
-        return (
-            moved if channels is None else jnp.concatenate([moved[..., :channels], with_condition[..., channels:]], -1)
+        with_condition, without = jnp.split(predict(jnp.concatenate([x, x]), t, both), 2)
+        moved = extrapolate(with_condition[..., :channels], without[..., :channels], scale, t, interval, rescale)
+        return moved if channels is None else jnp.concatenate([moved, with_condition[..., channels:]], -1)
+
+    return guided
+
+
+def autoguidance(
+    predict: Predict,
+    weak: Predict,
+    scale: jax.Array | float,
+    interval: tuple[float, float] | None = None,
+    rescale: jax.Array | float = 0.0,
+) -> Predict:
+    """Guidance by a worse version of the network itself (Karras et al. 2024b, eq. 3): weak + scale * (predict - weak).
+
+    Both must be of the same prediction and for the same process. scale, interval, rescale: as in `extrapolate`.
+    """
+    return lambda x, t: extrapolate(predict(x, t), weak(x, t), scale, t, interval, rescale)
+
+
+def extrapolate(
+    good: jax.Array,
+    bad: jax.Array,
+    scale: jax.Array | float,
+    t: jax.Array,
+    interval: tuple[float, float] | None = None,
+    rescale: jax.Array | float = 0.0,
+) -> jax.Array:
+    """bad + scale * (good - bad), for outputs [B, ...].
+
+    Args:
+      scale: a scalar or [B]; 1 gives good.
+      t: what the network was told, a scalar.
+      interval: guidance acts where low <= t <= high, and elsewhere scale is 1 (Kynkaanniemi et al. 2024, eq. 3); in the
+        units of t.
+      rescale: phi of Lin et al. 2024, eq. 15 and 16: the share of the result that is rescaled to the standard deviation
+        that each image of `good` has, against overexposure.
+    """
+    weight = jnp.asarray(scale, good.dtype)
+    if interval is not None:
+        low, high = interval
+        weight = jnp.where((low <= t) & (t <= high), weight, 1)
+    moved = bad + bcast(weight, good) * (good - bad)
+    if isinstance(rescale, int | float) and rescale == 0:
+        return moved
+    axes = tuple(range(1, good.ndim))
+    ratio = good.std(axes, keepdims=True) / moved.std(axes, keepdims=True)
+    return moved * (rescale * ratio + (1 - rescale)).astype(moved.dtype)
+
+
+def classifier(
+    predict: Predict,
+    log_probability: Predict,
+    scale: jax.Array | float,
+    process: Process,
+    prediction: str,
+) -> Predict:
+    """Classifier guidance (Dhariwal and Nichol 2021, eq. 14): the score moves by scale times grad_x log p(y | x, t).
+
+    Args:
+      predict: the network, which predicts `prediction` on `process`.
+      log_probability: log_probability(x, t) [B] of the wanted class of each image, by a classifier of noisy images.
+      scale: a scalar or [B]; 0 is no guidance.
+
+    Raises:
+      ValueError: `prediction` is a preconditioned one, whose network does not see x itself.
+    """
+    if prediction not in predictions.PREDICTIONS:
+        raise ValueError(
+            f"prediction is {prediction!r}; with a classifier it can be {', '.join(predictions.PREDICTIONS)}"
         )
+
+    def guided(x: jax.Array, t: jax.Array) -> jax.Array:
+        gradient = jax.grad(lambda y: log_probability(y, t).sum())(x)
+        time = jnp.round(t).astype(jnp.int32) if isinstance(process, DiscreteProcess) else t
+        alpha, sigma = process.alpha(time), process.sigma(time)
+        # score = (alpha x_0 - x) / sigma^2, and x_0 is on_output times the output, plus what depends on x alone.
+        _, on_output = predictions.denoised_coefficients(prediction, alpha, sigma)
+        return predict(x, t) + bcast(jnp.asarray(scale), x) * bcast(sigma**2 / (alpha * on_output), x) * gradient
 
     return guided

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.diffusion import guidance, process, samplers
+from diffusion_jax.diffusion import process, samplers
 from tests import golden
 
 PREDICTION = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v"}
@@ -199,19 +199,6 @@ def test_a_timestep_may_repeat_in_ddim_and_changes_nothing():
 def test_epsilon_prediction_is_refused_where_no_signal_is_left():
     with pytest.raises(ValueError, match="not finite"), np.errstate(divide="ignore"):
         samplers.ddim(process.linear(zero_terminal_snr=True), "epsilon", 10, spacing_rule="trailing")
-
-
-def test_guidance_extrapolates_from_the_null_condition():
-    def predict(x, t, condition):
-        return x * condition[:, None, None, None]
-
-    x = jax.random.normal(jax.random.key(0), (3, 2, 2, 1))
-    condition, null = jnp.array([1.0, 2.0, 3.0]), jnp.zeros(3)
-    for scale in (0.0, 1.0, 4.0):
-        guided = guidance.classifier_free(predict, condition, null, scale)(x, jnp.float32(1))
-        np.testing.assert_allclose(guided, scale * predict(x, None, condition), rtol=1e-6)
-    by_image = guidance.classifier_free(predict, condition, null, jnp.array([0.0, 1.0, 2.0]))(x, jnp.float32(1))
-    np.testing.assert_allclose(by_image[2], 2 * 3 * x[2], rtol=1e-6)
 
 
 def test_new_coefficients_do_not_recompile():
