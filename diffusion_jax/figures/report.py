@@ -192,9 +192,19 @@ def _scores(scores: Mapping[str, Any] | None) -> str:
         by_class = scores["read_as_requested_per_class"]
         each = page.bars(by_class, "By class", {name: f"{share:.1%}" for name, share in by_class.items()})
         parts.append(each if len(by_class) <= 20 else page.details(f"All {len(by_class)} classes", each))
+    if "bits_per_dimension" in scores:
+        parts.append(_likelihood(scores["bits_per_dimension"]))
     rows = [(_title(key), _text(value)) for key, value in _flat(scores.get("protocol", {}))]
     protocol = page.table(rows, caption="What these numbers depend on; compare only numbers of equal protocols.")
     return "".join(parts) + page.details("Protocol", protocol, is_open=len(rows) <= 30)
+
+
+def _likelihood(bits: Mapping[str, Any]) -> str:
+    return (
+        "<h3>How likely are real images?</h3><p>Test images cost "
+        f"<strong>{bits['mean']:.3f} ± {bits['standard_error']:.2g} bits</strong> a value under the model "
+        f"({bits['images']} images; {html.escape(bits['estimate'])}). Uncompressed they cost 8.</p>"
+    )
 
 
 def _time(report: Report) -> str:

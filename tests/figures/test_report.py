@@ -227,3 +227,12 @@ def test_formulas_of_every_kind_are_well_formed(tmp_path, report, prediction, sa
     _, page = written(tmp_path, dataclasses.replace(report, prediction=prediction, sampler=sampler))
     blocks = [attributes for attributes in page.all("math") if attributes.get("display") == "block"]
     assert len(blocks) == (5 if sampler != "heun" else 4)
+
+
+def test_bits_per_dimension_are_told_with_their_estimate(tmp_path):
+    bits = {"mean": 3.1416, "standard_error": 0.02, "images": 64, "estimate": "bound <b>"}
+    report.write_report(
+        tmp_path / "report.html", report.Report("t", "s", "c", scores={"bits_per_dimension": bits, "protocol": {}})
+    )
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "3.142 ± 0.02 bits" in page and "64 images; bound &lt;b&gt;" in page
