@@ -231,8 +231,6 @@ def test_formulas_of_every_kind_are_well_formed(tmp_path, report, prediction, sa
 
 def test_bits_per_dimension_are_told_with_their_estimate(tmp_path):
     bits = {"mean": 3.1416, "standard_error": 0.02, "images": 64, "estimate": "bound <b>"}
-    report.write_report(
-        tmp_path / "report.html", report.Report("t", "s", "c", scores={"bits_per_dimension": bits, "protocol": {}})
-    )
+    write_report(tmp_path / "report.html", Report("t", "s", "c", scores={"bits_per_dimension": bits, "protocol": {}}))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "3.142 ± 0.02 bits" in page and "64 images; bound &lt;b&gt;" in page
