@@ -61,7 +61,7 @@ def save(model: nn.Module, params: Any, directory: str | Path, *, format: str | 
       model: the network.
       params: its parameters; written as float32.
       directory: made if missing; files of the same names are replaced.
-      format: name of a layout ("diffusers", "guided-diffusion"); None takes the first that holds this class of
+      format: name of a layout ("diffusers", "guided-diffusion", "original"); None takes the first for this class of
         network.
 
     Raises:
