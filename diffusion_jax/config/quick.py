@@ -1,4 +1,4 @@
-"""`config.quick`: the same experiment in miniature, trained, sampled, scored and reported in about a minute on two cores.
+"""`config.quick`: the same experiment in miniature: trained, sampled, scored and reported in a minute on two cores.
 
 What is proved by a quick run is that the pieces of an experiment fit together, so every kind of piece stays: process,
 prediction, objective, network class with its levels and options, optimiser, moving average, sampler, guidance. What
@@ -34,7 +34,7 @@ def run_name(config: config_dict.ConfigDict) -> str:
 
 
 def shrink(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
-    """A small copy of a checked config. What is smaller already stays as it is, so shrinking twice is shrinking once."""
+    """A small copy of a checked config. What is smaller already stays so: shrinking twice is shrinking once."""
     small = config.copy_and_resolve_references()
     with small.unlocked(), small.ignore_type():
         small.name = run_name(config)
