@@ -2,11 +2,13 @@
 
 A scheduler of diffusers fixes three things: the timesteps and noise levels that it visits, what the network's output
 means there, and the solver. The first two become a `Grid`, the third is one of our own solvers.
+
+An option that changes the result and is not supported raises ValueError, and so does one that no scheduler has.
+Published configs carry options of other schedulers than their own; these are ignored, as diffusers ignores them.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -29,62 +31,66 @@ from diffusion_jax.diffusion.samplers.pndm import plms_on
 from diffusion_jax.diffusion.samplers.unipc import unipc_on
 
 _PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v"}
-_BETAS: dict[str, Callable[..., np.ndarray]] = {
-    "linear": processes.linear_betas,
-    "scaled_linear": processes.scaled_linear_betas,
-    "sigmoid": processes.sigmoid_betas,
-}
+_RULES = ("linspace", "leading", "trailing")
+# What the schedulers below are configured by.
+_OPTIONS = """
+algorithm_type base_image_seq_len base_shift beta_end beta_schedule beta_start clip_sample clip_sample_range
+disable_corrector dynamic_thresholding_ratio euler_at_final final_sigmas_type flow_shift interpolation_type
+invert_sigmas lambda_min_clipped lower_order_final max_image_seq_len max_shift num_train_timesteps predict_x0
+prediction_type rescale_betas_zero_snr rho sample_max_value set_alpha_to_one shift shift_terminal sigma_data
+sigma_max sigma_min sigma_schedule skip_prk_steps solver_order solver_p solver_type steps_offset
+stochastic_sampling thresholding time_shift_type timestep_spacing timestep_type trained_betas use_beta_sigmas
+use_dynamic_shifting use_exponential_sigmas use_flow_sigmas use_karras_sigmas use_lu_lambdas variance_type
+"""
+# With zero terminal SNR diffusers puts this for the last alphas_cumprod, where a solver needs a finite noise level.
+_SMALLEST_ALPHAS_CUMPROD = 2.0**-24
 
 
 class _Options:
-    """A config whose every field must be asked for, so that none is ignored."""
+    """A scheduler's config: its options, with the defaults of its class for those that the file leaves out."""
 
     def __init__(self, config: Mapping[str, Any]):
         self.name = config["_class_name"]
-        self._left = {key: value for key, value in config.items() if not key.startswith("_")}
-
-    def take(self, field: str, default: Any = None) -> Any:
-        """The value of a field, which is thereby known."""
-        return self._left.pop(field, default)
-
-    def peek(self, field: str, default: Any) -> Any:
-        """The value of a field that will be taken later."""
-        return self._left.get(field, default)
-
-    def choose(self, field: str, choices: Mapping[str, Any], default: str) -> Any:
-        """The meaning of a field that has so many values."""
-        value = self.take(field, default)
-        if value not in choices:
-            raise ValueError(f"{self.name}: {field} is {value!r}; it can be {', '.join(map(str, choices))}")
-        return choices[value]
-
-    def refuse(self, **without_effect: Any) -> None:
-        """Fields that are supported at one value only: the one that switches them off."""
-        for field, off in without_effect.items():
-            value = self.take(field, off)
-            if value != off:
-                raise ValueError(f"{self.name}: {field} is {value!r}; only {off!r} is supported")
-
-    def finish(self, *irrelevant: str) -> None:
-        """Raises ValueError for what nobody asked for; `irrelevant` only matters to what is refused already."""
-        unknown = [field for field in self._left if field not in irrelevant]
+        self._given = {key: value for key, value in config.items() if not key.startswith("_")}
+        unknown = sorted(set(self._given).difference(_OPTIONS.split()))
         if unknown:
             raise ValueError(f"{self.name}: unknown options {', '.join(unknown)}")
+
+    def get(self, option: str, default: Any) -> Any:
+        value = self._given.get(option)
+        return default if value is None else value
+
+    def choose(self, option: str, default: Any, choices: Mapping[Any, Any] | tuple[Any, ...]) -> Any:
+        """The option's value, one of so many, or what the value stands for."""
+        value = self.get(option, default)
+        if value not in choices:
+            raise ValueError(f"{self.name}: {option} is {value!r}; it can be {', '.join(map(str, choices))}")
+        return choices[value] if isinstance(choices, Mapping) else value
+
+    def refuse(self, **only: Any) -> None:
+        """Options that are supported at one value."""
+        for option, value in only.items():
+            got = self.get(option, value)
+            if got != value:
+                raise ValueError(f"{self.name}: {option} is {got!r}; only {value!r} is supported")
+
+    @property
+    def prediction(self) -> str:
+        return self.choose("prediction_type", "epsilon", _PREDICTIONS)
 
 
 def load_sampler(
     source: str | os.PathLike[str] | Mapping[str, Any], num_steps: int = 50, eta: float = 0.0
 ) -> samplers.Sampler:
-    """The sampler of a diffusers scheduler.
+    """The sampler of a diffusers scheduler: its timesteps, the scale of its state and of x_T, and its steps.
 
     Args:
-      source: a scheduler_config.json, the folder that holds it, or its content.
+      source: a scheduler_config.json, the folder that holds it, or its content; `_class_name` names the scheduler.
       num_steps: what diffusers calls num_inference_steps.
       eta: share of the posterior's noise, for DDIM; an argument of its step, not a part of its config.
 
     Raises:
-      ValueError: a scheduler, or an option of it, that is not supported; it is named.
-      FileNotFoundError: there is no such file.
+      ValueError: a file that cannot be read, or a scheduler or an option of it that is not supported; it is named.
     """
     config = source if isinstance(source, Mapping) else _read(Path(source))
     name = config.get("_class_name")
@@ -99,232 +105,210 @@ def load_sampler(
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    return json.loads((path / "scheduler_config.json" if path.is_dir() else path).read_text(encoding="utf-8"))
+    file = path / "scheduler_config.json" if path.is_dir() else path
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: no readable scheduler config: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file}: a scheduler config is a JSON object, got {type(config).__name__}")
+    return config
 
 
-def _chain(options: _Options) -> DiscreteProcess:
-    """The discrete process that the network was trained on."""
-    count = options.take("num_train_timesteps", 1000)
-    start, end = options.take("beta_start", 1e-4), options.take("beta_end", 0.02)
-    schedule, trained = options.take("beta_schedule", "linear"), options.take("trained_betas")
+# --- The chain, and the points that a scheduler visits. ---------------------------------------------------------
+
+
+def _chain(options: _Options, *, zero_snr: bool = True, ends: tuple[float, float] = (1e-4, 0.02)) -> DiscreteProcess:
+    """The process that the network was trained on. zero_snr: the class has rescale_betas_zero_snr."""
+    count, trained = options.get("num_train_timesteps", 1000), options.get("trained_betas", None)
+    start, end = options.get("beta_start", ends[0]), options.get("beta_end", ends[1])
+    schedules: dict[str, Callable[[], np.ndarray]] = {
+        "linear": lambda: processes.linear_betas(count, start, end),
+        "scaled_linear": lambda: processes.scaled_linear_betas(count, start, end),
+        "squaredcos_cap_v2": lambda: processes.cosine_betas(count),
+        "sigmoid": lambda: processes.sigmoid_betas(count, start, end),
+    }
     if trained is not None:
         betas = np.asarray(trained, np.float64)
-    elif schedule == "squaredcos_cap_v2":
-        betas = processes.cosine_betas(count)
-    elif schedule in _BETAS:
-        betas = _BETAS[schedule](count, start, end)
     else:
-        raise ValueError(
-            f"{options.name}: beta_schedule is {schedule!r}; it can be {', '.join(_BETAS)}, squaredcos_cap_v2"
-        )
-    if options.take("rescale_betas_zero_snr", False):
+        betas = options.choose("beta_schedule", "linear", schedules)()
+    if zero_snr and options.get("rescale_betas_zero_snr", False):
         betas = processes.rescale_zero_terminal_snr(betas)
     return DiscreteProcess(betas)
 
 
-def _clip(options: _Options) -> float | None:
-    bound = options.take("clip_sample_range", 1.0)
+def _levels(chain: DiscreteProcess) -> np.ndarray:
+    """sigma / alpha of every timestep, float64 [T], finite also at zero terminal SNR."""
+    alphas_cumprod = np.maximum(chain.alphas_cumprod, _SMALLEST_ALPHAS_CUMPROD)
+    return np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
+
+
+def _level_rule(options: _Options, *, lu: bool = False) -> str | None:
+    """The rule that places noise levels instead of timesteps, if any. lu: the class has use_lu_lambdas."""
+    rules = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta"}
+    if lu:
+        rules["use_lu_lambdas"] = "log_snr"
+    asked = [option for option in rules if options.get(option, False)]
+    if len(asked) > 1:
+        raise ValueError(f"{options.name}: {' and '.join(asked)} exclude each other")
+    return rules[asked[0]] if asked else None
+
+
+def _times_of(ratios: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """The fractional timesteps at which the chain has these noise levels."""
+    return np.interp(np.log(ratios), np.log(table), np.arange(len(table)))
+
+
+def _exploding(options: _Options, chain: DiscreteProcess, num_steps: int, *, ends: bool = False) -> grid.Grid:
+    """The points of the k-diffusion family: state x_0 + ratio noise, fractional timesteps.
+
+    ends: the class has final_sigmas_type, sigma_min and sigma_max; otherwise sampling ends without noise.
+    """
+    table = _levels(chain)
+    rule = options.choose("timestep_spacing", "linspace", _RULES)
+    if rule == "linspace":
+        times = np.linspace(len(table) - 1, 0, num_steps)
+    else:
+        offset = options.get("steps_offset", 0) if rule == "leading" else 0
+        times = spacing.timesteps(rule, len(table), num_steps, offset).astype(np.float64)
+    ratios = np.interp(times, np.arange(len(table)), table)
+    level_rule, end = _level_rule(options), 0.0
+    low, high = ratios[-1], ratios[0]
+    if ends:
+        low, high = options.get("sigma_min", low), options.get("sigma_max", high)
+        end = options.choose("final_sigmas_type", "zero", {"zero": 0.0, "sigma_min": float(table[0])})
+    if level_rule:
+        ratios = spacing.ratios(level_rule, low, high, num_steps)
+        times = _times_of(ratios, table)
+    alpha, largest = chain.alpha_at(ratios), float(ratios.max())
+    return grid.assemble(
+        options.prediction,
+        times,
+        alpha,
+        ratios * alpha,
+        end=(1.0, end),
+        rescaled=True,
+        init_noise_sigma=float(np.hypot(largest, 1)) if rule == "leading" else largest,
+    )
+
+
+def _preserving(
+    options: _Options,
+    chain: DiscreteProcess,
+    num_steps: int,
+    *,
+    to_zero: bool,
+    lu: bool = False,
+    spaced: bool = True,
+) -> grid.Grid:
+    """The points of DPM-Solver++, UniPC and DEIS: state of unit variance, whole timesteps.
+
+    to_zero: sampling ends without noise, not at timestep 0. lu: the class has use_lu_lambdas, and with a cosine chain
+    cuts fractional timesteps off. spaced: the class has timestep_spacing.
+    """
+    options.refuse(thresholding=False, use_flow_sigmas=False, use_dynamic_shifting=False)
+    table = _levels(chain)
+    # The noisiest timesteps can be left out, as a cosine chain needs.
+    count = len(table) - int(np.searchsorted(-np.log(table[::-1]), options.get("lambda_min_clipped", -np.inf)))
+    rule = options.choose("timestep_spacing", "linspace", _RULES) if spaced else "linspace"
+    # One point more than there are steps; the last is the end.
+    if rule == "trailing":
+        times = spacing.timesteps("trailing", count, num_steps)
+    else:
+        offset = options.get("steps_offset", 0) if rule == "leading" else 0
+        times = spacing.timesteps(rule, count, num_steps + 1, 0)[:-1] + offset
+    if times[0] >= len(table):
+        raise ValueError(f"{options.name}: steps_offset is {offset}; {num_steps} steps then visit timestep {times[0]}")
+    ratios, end = table[times], float(table[0])
+    level_rule = _level_rule(options, lu=lu)
+    if level_rule:
+        ratios = spacing.ratios(
+            level_rule, options.get("sigma_min", table[0]), options.get("sigma_max", table[-1]), num_steps
+        )
+        times, end = _times_of(ratios, table), float(min(end, ratios[-1]))
+        rounds = level_rule in ("karras", "log_snr") and not (
+            lu and options.get("beta_schedule", "") == "squaredcos_cap_v2"
+        )
+        times = np.round(times) if rounds else np.floor(times)
+    alpha, end = chain.alpha_at(ratios), 0.0 if to_zero else end
+    end_alpha = float(chain.alpha_at(np.float64(end)))
+    return grid.assemble(
+        options.prediction,
+        times.astype(np.float64),
+        alpha,
+        ratios * alpha,
+        end=(end_alpha, end * end_alpha),
+        init_noise_sigma=1.0,
+    )
+
+
+def _ends_without_noise(options: _Options) -> bool:
+    return options.choose("final_sigmas_type", "zero", {"zero": True, "sigma_min": False})
+
+
+# --- The schedulers. --------------------------------------------------------------------------------------------
+
+
+def _rule(options: _Options) -> tuple[str, int]:
+    rule = options.choose("timestep_spacing", "leading", _RULES)
+    return rule, options.get("steps_offset", 0) if rule == "leading" else 0
+
+
+def _clip(options: _Options, default: bool) -> float | None:
+    return options.get("clip_sample_range", 1.0) if options.get("clip_sample", default) else None
+
+
+def _ddpm(options: _Options, num_steps: int) -> core.Sampler:
     options.refuse(thresholding=False)
-    return bound if options.take("clip_sample", False) else None
-
-
-def _ancestral(options: _Options, num_steps: int) -> samplers.Sampler:
-    chain, prediction, clip = (
-        _chain(options),
-        options.choose("prediction_type", _PREDICTIONS, "epsilon"),
-        _clip(options),
-    )
-    choices = {name: name for name in ("fixed_small", "fixed_large", "learned_range")}
-    variance = options.choose("variance_type", {**choices, "fixed_small_log": "fixed_small"}, "fixed_small")
+    names = ("fixed_small", "fixed_large", "learned_range")
+    variances = {**{name: name for name in names}, "fixed_small_log": "fixed_small"}
     rule, offset = _rule(options)
-    options.finish("dynamic_thresholding_ratio", "sample_max_value")
-    return samplers.ddpm(chain, prediction, num_steps, spacing_rule=rule, offset=offset, variance=variance, clip=clip)
-
-
-def _ddim(options: _Options, num_steps: int, eta: float) -> samplers.Sampler:
-    chain, prediction, clip = (
+    return samplers.ddpm(
         _chain(options),
-        options.choose("prediction_type", _PREDICTIONS, "epsilon"),
-        _clip(options),
+        options.prediction,
+        num_steps,
+        spacing_rule=rule,
+        offset=offset,
+        variance=options.choose("variance_type", "fixed_small", variances),
+        clip=_clip(options, True),
     )
-    final = 1.0 if options.take("set_alpha_to_one", True) else float(chain.alphas_cumprod[0])
+
+
+def _ddim(options: _Options, num_steps: int, eta: float = 0.0) -> core.Sampler:
+    options.refuse(thresholding=False)
+    chain = _chain(options)
     rule, offset = _rule(options)
     if rule == "linspace":
         raise ValueError(
             "DDIMScheduler: timestep_spacing 'linspace' steps to timesteps that it does not visit; take 'trailing'"
         )
-    options.finish("dynamic_thresholding_ratio", "sample_max_value")
     return samplers.ddim(
-        chain, prediction, num_steps, spacing_rule=rule, offset=offset, eta=eta, clip=clip, final_alpha_cumprod=final
+        chain,
+        options.prediction,
+        num_steps,
+        spacing_rule=rule,
+        offset=offset,
+        eta=eta,
+        clip=_clip(options, True),
+        final_alpha_cumprod=1.0 if options.get("set_alpha_to_one", True) else float(chain.alphas_cumprod[0]),
     )
-
-
-def _rule(options: _Options) -> tuple[str, int]:
-    rule = options.choose("timestep_spacing", {r: r for r in ("leading", "trailing", "linspace")}, "leading")
-    offset = options.take("steps_offset", 0)
-    return rule, offset if rule == "leading" else 0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Visited:
-    """The points of a sigma-based scheduler: told timesteps, and noise levels sigma / alpha, float64 [N]."""
-
-    timesteps: np.ndarray
-    ratios: np.ndarray
-
-
-def _visited(
-    options: _Options, chain: DiscreteProcess, num_steps: int, *, rounded: bool, ends_included: bool
-) -> _Visited:
-    """Where a scheduler on a discrete chain calls the network.
-
-    rounded: timesteps are whole numbers. ends_included: the linspace rule ends at 0; otherwise it has S + 1 points, of
-    which the last is left out.
-    """
-    rule = options.choose("timestep_spacing", {r: r for r in ("leading", "trailing", "linspace")}, "linspace")
-    offset = options.take("steps_offset", 0)
-    total = chain.num_timesteps
-    if rule == "linspace":
-        times = np.linspace(0, total - 1, num_steps if ends_included else num_steps + 1)[::-1]
-        times = times if ends_included else times[:-1]
-        times = np.round(times) if rounded else times
-    elif rule == "leading":
-        stride = total // (num_steps if ends_included else num_steps + 1)
-        times = np.arange(num_steps + (not ends_included))[::-1][:num_steps] * float(stride) + offset
-    else:
-        times = np.round(np.arange(total, 0, -total / num_steps)[:num_steps]) - 1
-    ratios = np.interp(times, np.arange(total), chain.ratios)
-    rules = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta"}
-    asked = [rules[field] for field in rules if options.take(field, False)]
-    if asked:
-        low, high = (ratios[-1], ratios[0]) if ends_included else (chain.ratios[0], chain.ratios[-1])
-        ratios = spacing.ratios(asked[0], low, high, num_steps)
-        times = chain.time_of(ratios)
-        times = np.round(times) if rounded else times
-    return _Visited(times, ratios)
-
-
-def _end(options: _Options, chain: DiscreteProcess) -> float:
-    """The noise level at which sampling ends."""
-    return options.choose("final_sigmas_type", {"zero": 0.0, "sigma_min": float(chain.ratios[0])}, "zero")
-
-
-def _preserving(visited: _Visited, prediction: str, end: float) -> grid.Grid:
-    """A grid whose state keeps unit variance."""
-    alpha = 1 / np.sqrt(1 + visited.ratios**2)
-    last = 1 / np.sqrt(1 + end**2)
-    return grid.assemble(
-        prediction, visited.timesteps, alpha, visited.ratios * alpha, end=(last, end * last), init_noise_sigma=1.0
-    )
-
-
-def _exploding(visited: _Visited, prediction: str, end: float, init_noise_sigma: float) -> grid.Grid:
-    """A grid whose state is x_0 + ratio noise, as in k-diffusion."""
-    alpha = 1 / np.sqrt(1 + visited.ratios**2)
-    return grid.assemble(
-        prediction,
-        visited.timesteps,
-        alpha,
-        visited.ratios * alpha,
-        end=(1.0, end),
-        rescaled=True,
-        init_noise_sigma=init_noise_sigma,
-    )
-
-
-def _k_diffusion(solver: Callable[[grid.Grid], core.Sampler], ends: bool) -> Callable[[_Options, int], core.Sampler]:
-    def load(options: _Options, num_steps: int) -> core.Sampler:
-        chain, prediction = _chain(options), options.choose("prediction_type", _PREDICTIONS, "epsilon")
-        leading = options.peek("timestep_spacing", "linspace") == "leading"
-        visited = _visited(options, chain, num_steps, rounded=False, ends_included=True)
-        end = _end(options, chain) if ends else 0.0
-        options.refuse(
-            interpolation_type="linear", timestep_type="discrete", sigma_min=None, sigma_max=None, clip_sample=False
-        )
-        options.finish("clip_sample_range")
-        largest = float(visited.ratios.max())
-        return solver(_exploding(visited, prediction, end, float(np.hypot(largest, 1)) if leading else largest))
-
-    return load
-
-
-def _multistep_options(options: _Options) -> int:
-    """Refuses what the exponential integrators do not support here; the order."""
-    options.refuse(
-        thresholding=False,
-        use_flow_sigmas=False,
-        use_lu_lambdas=False,
-        use_dynamic_shifting=False,
-        euler_at_final=False,
-        lambda_min_clipped=-np.inf,
-        variance_type=None,
-        solver_p=None,
-        disable_corrector=[],
-        predict_x0=True,
-        sigma_min=None,
-        sigma_max=None,
-        shift_terminal=None,
-    )
-    return options.take("solver_order", 2)
-
-
-_IRRELEVANT = ("dynamic_thresholding_ratio", "sample_max_value", "flow_shift", "time_shift_type")
-
-
-def _dpmpp(options: _Options, num_steps: int) -> core.Sampler:
-    chain, prediction = _chain(options), options.choose("prediction_type", _PREDICTIONS, "epsilon")
-    stochastic = options.choose("algorithm_type", {"dpmsolver++": False, "sde-dpmsolver++": True}, "dpmsolver++")
-    order = _multistep_options(options)
-    variant = options.choose("solver_type", {"midpoint": "midpoint", "heun": "heun"}, "midpoint")
-    taper = options.take("lower_order_final", True)
-    points = _preserving(
-        _visited(options, chain, num_steps, rounded=True, ends_included=False), prediction, _end(options, chain)
-    )
-    options.finish(*_IRRELEVANT)
-    return dpmpp_on(points, order, variant, stochastic=stochastic, lower_order_final=taper)
-
-
-def _dpmpp_singlestep(options: _Options, num_steps: int) -> core.Sampler:
-    chain, prediction = _chain(options), options.choose("prediction_type", _PREDICTIONS, "epsilon")
-    options.refuse(algorithm_type="dpmsolver++", solver_type="midpoint")
-    order, taper = _multistep_options(options), options.take("lower_order_final", True)
-    points = _preserving(
-        _visited(options, chain, num_steps, rounded=True, ends_included=False), prediction, _end(options, chain)
-    )
-    options.finish(*_IRRELEVANT)
-    return dpmpp_singlestep_on(points, order, taper)
-
-
-def _unipc(options: _Options, num_steps: int) -> core.Sampler:
-    chain, prediction = _chain(options), options.choose("prediction_type", _PREDICTIONS, "epsilon")
-    order, taper = _multistep_options(options), options.take("lower_order_final", True)
-    variant = options.choose("solver_type", {"bh1": "bh1", "bh2": "bh2"}, "bh2")
-    points = _preserving(
-        _visited(options, chain, num_steps, rounded=True, ends_included=False), prediction, _end(options, chain)
-    )
-    options.finish(*_IRRELEVANT)
-    return unipc_on(points, order, variant, taper)
-
-
-def _deis(options: _Options, num_steps: int) -> core.Sampler:
-    chain, prediction = _chain(options), options.choose("prediction_type", _PREDICTIONS, "epsilon")
-    options.refuse(algorithm_type="deis", solver_type="logrho")
-    order, taper = _multistep_options(options), options.take("lower_order_final", True)
-    visited = _visited(options, chain, num_steps, rounded=True, ends_included=False)
-    options.finish(*_IRRELEVANT)
-    return deis_on(_preserving(visited, prediction, float(chain.ratios[0])), order, taper)
 
 
 def _plms(options: _Options, num_steps: int) -> core.Sampler:
-    chain, prediction = _chain(options), options.choose("prediction_type", _PREDICTIONS, "epsilon")
-    if not options.take("skip_prk_steps", False):
+    if not options.get("skip_prk_steps", False):
         raise ValueError("PNDMScheduler: only skip_prk_steps=True (PLMS) is supported")
-    final = 1.0 if options.take("set_alpha_to_one", False) else float(chain.alphas_cumprod[0])
+    # v would be averaged over timesteps as it is, not as the noise that it stands for.
+    options.refuse(prediction_type="epsilon")
+    chain = _chain(options, zero_snr=False)
     rule, offset = _rule(options)
-    options.finish()
+    if rule == "linspace" or (rule == "trailing" and chain.num_timesteps % num_steps):
+        raise ValueError(
+            f"PNDMScheduler: timestep_spacing {rule!r} steps to timesteps that it does not visit; take 'leading'"
+        )
     times = spacing.timesteps(rule, chain.num_timesteps, num_steps, offset)
+    final = 1.0 if options.get("set_alpha_to_one", False) else float(chain.alphas_cumprod[0])
     points = grid.assemble(
-        prediction,
+        options.prediction,
         times.astype(np.float64),
         np.asarray(chain.alpha(times)),
         np.asarray(chain.sigma(times)),
@@ -334,18 +318,77 @@ def _plms(options: _Options, num_steps: int) -> core.Sampler:
     return plms_on(points)
 
 
-def _flow_euler(options: _Options, num_steps: int) -> core.Sampler:
-    total, shift = options.take("num_train_timesteps", 1000), options.take("shift", 1.0)
-    options.refuse(
-        use_dynamic_shifting=False,
-        use_karras_sigmas=False,
-        use_exponential_sigmas=False,
-        use_beta_sigmas=False,
-        invert_sigmas=False,
-        shift_terminal=None,
-        stochastic_sampling=False,
+def _euler(options: _Options, num_steps: int) -> core.Sampler:
+    options.refuse(interpolation_type="linear", timestep_type="discrete")
+    return euler_on(_exploding(options, _chain(options), num_steps, ends=True))
+
+
+def _euler_ancestral(options: _Options, num_steps: int) -> core.Sampler:
+    return euler_ancestral_on(_exploding(options, _chain(options), num_steps))
+
+
+def _heun(options: _Options, num_steps: int) -> core.Sampler:
+    chain = _chain(options, zero_snr=False, ends=(0.00085, 0.012))
+    return heun_on(_exploding(options, chain, num_steps), clip=_clip(options, False))
+
+
+def _lms(options: _Options, num_steps: int) -> core.Sampler:
+    return lms_on(_exploding(options, _chain(options, zero_snr=False), num_steps))
+
+
+# Configs of one multistep solver are read by the others; diffusers takes its default for the names it does not have.
+_DPM_TYPES = {"midpoint": "midpoint", "heun": "heun", "logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"}
+_UNIPC_TYPES = {"bh1": "bh1", "bh2": "bh2", "midpoint": "bh2", "heun": "bh2", "logrho": "bh2"}
+
+
+def _dpmpp_with(options: _Options, points: grid.Grid) -> core.Sampler:
+    """The third order of the SDE is k-diffusion's; in diffusers a term of it has the other sign."""
+    return dpmpp_on(
+        points,
+        options.get("solver_order", 2),
+        options.choose("solver_type", "midpoint", _DPM_TYPES),
+        options.choose("algorithm_type", "dpmsolver++", {"dpmsolver++": False, "deis": False, "sde-dpmsolver++": True}),
+        options.get("lower_order_final", True),
+        options.get("euler_at_final", False),
     )
-    options.finish("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type")
+
+
+def _dpmpp(options: _Options, num_steps: int) -> core.Sampler:
+    options.refuse(variance_type=None)
+    to_zero = _ends_without_noise(options)
+    return _dpmpp_with(options, _preserving(options, _chain(options), num_steps, to_zero=to_zero, lu=True))
+
+
+def _dpmpp_singlestep(options: _Options, num_steps: int) -> core.Sampler:
+    options.refuse(variance_type=None)
+    options.choose("algorithm_type", "dpmsolver++", ("dpmsolver++", "deis"))
+    options.choose("solver_type", "midpoint", ("midpoint", "logrho", "bh1", "bh2"))
+    order, to_zero = options.get("solver_order", 2), _ends_without_noise(options)
+    chain = _chain(options, zero_snr=False)
+    points = _preserving(options, chain, num_steps, to_zero=to_zero, spaced=False)
+    return dpmpp_singlestep_on(points, order, options.get("lower_order_final", False))
+
+
+def _unipc(options: _Options, num_steps: int) -> core.Sampler:
+    options.refuse(predict_x0=True, disable_corrector=[], solver_p=None, shift_terminal=None)
+    return unipc_on(
+        _preserving(options, _chain(options), num_steps, to_zero=_ends_without_noise(options)),
+        options.get("solver_order", 2),
+        options.choose("solver_type", "bh2", _UNIPC_TYPES),
+        options.get("lower_order_final", True),
+    )
+
+
+def _deis(options: _Options, num_steps: int) -> core.Sampler:
+    options.choose("algorithm_type", "deis", ("deis", "dpmsolver", "dpmsolver++"))
+    options.choose("solver_type", "logrho", ("logrho", "midpoint", "heun", "bh1", "bh2"))
+    points = _preserving(options, _chain(options, zero_snr=False), num_steps, to_zero=False)
+    return deis_on(points, options.get("solver_order", 2), options.get("lower_order_final", True))
+
+
+def _flow_points(options: _Options, num_steps: int) -> grid.Grid:
+    options.refuse(use_dynamic_shifting=False, invert_sigmas=False, stochastic_sampling=False)
+    total, shift = options.get("num_train_timesteps", 1000), options.get("shift", 1.0)
 
     def shifted(sigma: np.ndarray) -> np.ndarray:
         return shift * sigma / (1 + (shift - 1) * sigma)
@@ -353,48 +396,43 @@ def _flow_euler(options: _Options, num_steps: int) -> core.Sampler:
     # diffusers shifts the training levels, takes equal steps between their ends, and shifts these again.
     first, last = shifted(np.array([1.0, 1 / total]))
     sigma = shifted(np.linspace(first, last, num_steps))
-    return euler_on(grid.assemble("velocity", sigma * total, 1 - sigma, sigma, init_noise_sigma=1.0))
+    terminal, level_rule = options.get("shift_terminal", None), _level_rule(options)
+    if terminal:
+        sigma = 1 - (1 - sigma) * (1 - terminal) / (1 - sigma[-1])
+    if level_rule:
+        sigma = spacing.ratios(level_rule, sigma[-1], sigma[0], num_steps)
+    return grid.assemble("velocity", sigma * total, 1 - sigma, sigma, init_noise_sigma=1.0)
 
 
 def _edm_points(options: _Options, num_steps: int) -> grid.Grid:
-    options.take("num_train_timesteps")
-    low, high, rho = options.take("sigma_min", 0.002), options.take("sigma_max", 80.0), options.take("rho", 7.0)
     options.refuse(sigma_data=0.5, prediction_type="epsilon")
-    rule = options.choose("sigma_schedule", {"karras": "karras", "exponential": "exponential"}, "karras")
-    end = options.choose("final_sigmas_type", {"zero": 0.0, "sigma_min": low}, "zero")
+    low, high, rho = options.get("sigma_min", 0.002), options.get("sigma_max", 80.0), options.get("rho", 7.0)
+    rule = options.choose("sigma_schedule", "karras", ("karras", "exponential"))
+    end = options.choose("final_sigmas_type", "zero", {"zero": 0.0, "sigma_min": low})
     sigma = spacing.ratios(rule, low, high, num_steps, rho)
     start = float(np.hypot(high, 1))
     return grid.assemble("edm", sigma, np.ones(num_steps), sigma, end=(1.0, end), init_noise_sigma=start)
 
 
-def _edm_euler(options: _Options, num_steps: int) -> core.Sampler:
-    points = _edm_points(options, num_steps)
-    options.finish()
-    return euler_on(points)
-
-
 def _edm_dpmpp(options: _Options, num_steps: int) -> core.Sampler:
-    points = _edm_points(options, num_steps)
-    stochastic = options.choose("algorithm_type", {"dpmsolver++": False, "sde-dpmsolver++": True}, "dpmsolver++")
-    order, taper = _multistep_options(options), options.take("lower_order_final", True)
-    variant = options.choose("solver_type", {"midpoint": "midpoint", "heun": "heun"}, "midpoint")
-    options.finish(*_IRRELEVANT)
-    return dpmpp_on(points, order, variant, stochastic=stochastic, lower_order_final=taper)
+    options.refuse(thresholding=False)
+    return _dpmpp_with(options, _edm_points(options, num_steps))
 
 
-_SCHEDULERS: dict[str, Any] = {
-    "DDPMScheduler": _ancestral,
+_SCHEDULERS: dict[str, Callable[[_Options, int], core.Sampler]] = {
+    "DDPMScheduler": _ddpm,
     "DDIMScheduler": _ddim,
     "PNDMScheduler": _plms,
-    "EulerDiscreteScheduler": _k_diffusion(euler_on, ends=True),
-    "EulerAncestralDiscreteScheduler": _k_diffusion(euler_ancestral_on, ends=False),
-    "HeunDiscreteScheduler": _k_diffusion(heun_on, ends=False),
-    "LMSDiscreteScheduler": _k_diffusion(lms_on, ends=False),
+    "EulerDiscreteScheduler": _euler,
+    "EulerAncestralDiscreteScheduler": _euler_ancestral,
+    "HeunDiscreteScheduler": _heun,
+    "LMSDiscreteScheduler": _lms,
     "DPMSolverMultistepScheduler": _dpmpp,
     "DPMSolverSinglestepScheduler": _dpmpp_singlestep,
     "UniPCMultistepScheduler": _unipc,
     "DEISMultistepScheduler": _deis,
-    "FlowMatchEulerDiscreteScheduler": _flow_euler,
-    "EDMEulerScheduler": _edm_euler,
+    "FlowMatchEulerDiscreteScheduler": lambda options, num_steps: euler_on(_flow_points(options, num_steps)),
+    "FlowMatchHeunDiscreteScheduler": lambda options, num_steps: heun_on(_flow_points(options, num_steps)),
+    "EDMEulerScheduler": lambda options, num_steps: euler_on(_edm_points(options, num_steps)),
     "EDMDPMSolverMultistepScheduler": _edm_dpmpp,
 }

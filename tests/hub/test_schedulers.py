@@ -1,4 +1,8 @@
-"""Every scheduler of the goldens, from its config: the trajectories of diffusers at each call of the network."""
+"""diffusers' schedulers from their configs: the trajectories of diffusers at each call of the network.
+
+The goldens "samplers-more" were made like "samplers" (goldens/README.md), by diffusers 0.42.1 with 10 steps, to cover
+further options: what a config leaves out has the default of its class there.
+"""
 
 import json
 
@@ -12,10 +16,12 @@ from diffusion_jax.diffusion import samplers
 from tests import golden
 
 ENTRIES = golden.config("samplers", "schedulers.json")
+MORE = golden.config("samplers-more", "schedulers.json")
 
 
 def config_of(name):
-    return {"_class_name": ENTRIES[name]["scheduler"], **ENTRIES[name]["config"]}
+    entry = ENTRIES.get(name) or MORE[name]
+    return {"_class_name": entry["scheduler"], **entry["config"]}
 
 
 def toy_network(x, t):
@@ -23,18 +29,32 @@ def toy_network(x, t):
     return jnp.tanh(0.7 * x + 0.3 * jnp.sin(t / 1000 * 6.283185307179586) - 0.05)
 
 
+@jax.jit
+def trajectory_of(sampler, x, noise):
+    return samplers.sample(sampler, toy_network, x, noise=noise)[1]
+
+
+def check_against(sampler, reference, prefix):
+    np.testing.assert_allclose(sampler.timesteps, reference[f"{prefix}/timesteps"], rtol=1e-6, atol=2e-3)
+    trajectory, noise = reference[f"{prefix}/trajectory"], reference.get(f"{prefix}/noise")
+    assert sampler.stochastic == (noise is not None)
+    ours = trajectory_of(sampler, jnp.asarray(trajectory[0]), noise)
+    # Relative to the size of the state at each row, which is that of the noise.
+    size = np.maximum(1, np.abs(trajectory).max(axis=(1, 2, 3, 4), keepdims=True))
+    # diffusers' tables are float32: next to zero SNR its noise levels are 3e-5 off.
+    np.testing.assert_allclose(ours / size, trajectory / size, atol=4e-5 if "v-zsnr" in prefix else 1e-5)
+
+
 @pytest.mark.parametrize("num_steps", [10, 25])
 @pytest.mark.parametrize("name", ENTRIES)
 def test_trajectory_is_the_schedulers(name, num_steps):
-    reference = golden.load("samplers")
-    trajectory = reference[f"{name}/{num_steps}/trajectory"]
     sampler = hub.load_sampler(config_of(name), num_steps, **ENTRIES[name].get("step_arguments", {}))
-    np.testing.assert_allclose(sampler.timesteps, reference[f"{name}/{num_steps}/timesteps"], rtol=1e-5, atol=1e-3)
-    run = jax.jit(lambda sampler, x, noise: samplers.sample(sampler, toy_network, x, noise=noise)[1])
-    ours = run(sampler, jnp.asarray(trajectory[0]), reference.get(f"{name}/{num_steps}/noise"))
-    # diffusers' tables are float32 and cost it up to some 1e-5 of a state whose size is the noise level.
-    scale = np.maximum(1, np.abs(trajectory).max(axis=(1, 2, 3, 4), keepdims=True))
-    np.testing.assert_allclose(ours / scale, trajectory / scale, atol=2e-5)
+    check_against(sampler, golden.load("samplers"), f"{name}/{num_steps}")
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_trajectory_with_other_options_is_the_schedulers(name):
+    check_against(hub.load_sampler(config_of(name), 10), golden.load("samplers-more"), name)
 
 
 @pytest.mark.parametrize("name", ["euler-sd", "heun-sd", "edm-euler", "dpmpp-2m-sd", "flow-euler"])
@@ -45,6 +65,41 @@ def test_init_noise_sigma_is_the_schedulers(name):
     np.testing.assert_allclose(
         hub.load_sampler(config_of(name), 10).init_noise_sigma * unit, reference[f"{name}/10/trajectory"][0], rtol=1e-4
     )
+
+
+def test_options_of_other_schedulers_are_ignored_as_in_diffusers():
+    """The scheduler_config.json of Stable Diffusion 1.5 has some that PNDM does not know."""
+    published = {
+        "_class_name": "PNDMScheduler",
+        "_diffusers_version": "0.6.0",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "num_train_timesteps": 1000,
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "trained_betas": None,
+        "clip_sample": False,
+    }
+    ours, expected = (hub.load_sampler(config, 10) for config in (published, config_of("pndm-sd")))
+    np.testing.assert_array_equal(ours.table.next_x, expected.table.next_x)
+
+
+def test_trained_betas_take_the_place_of_a_schedule():
+    betas = np.linspace(0.0001, 0.02, 1000).tolist()
+    ours = hub.load_sampler(config_of("ddim-linear-epsilon") | {"trained_betas": betas, "beta_schedule": "linear"}, 10)
+    np.testing.assert_allclose(
+        ours.table.next_x, hub.load_sampler(config_of("ddim-linear-epsilon"), 10).table.next_x, rtol=1e-12
+    )
+
+
+def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"missing\.json: no readable scheduler config"):
+        hub.load_sampler(tmp_path / "missing.json")
+    (tmp_path / "scheduler_config.json").write_text("[1]")
+    with pytest.raises(ValueError, match="is a JSON object, got list"):
+        hub.load_sampler(tmp_path)
 
 
 def test_reads_files_and_folders(tmp_path):
@@ -65,6 +120,12 @@ def test_reads_files_and_folders(tmp_path):
         ("ddim-sd-epsilon", {"beta_schedule": "exp"}, "beta_schedule is 'exp'"),
         ("ddim-sd-epsilon", {"timestep_spacing": "linspace"}, "does not visit"),
         ("pndm-sd", {"skip_prk_steps": False}, "skip_prk_steps"),
+        ("pndm-sd", {"timestep_spacing": "linspace"}, "does not visit"),
+        ("pndm-sd", {"prediction_type": "v_prediction"}, "prediction_type is 'v_prediction'; only 'epsilon'"),
+        ("dpmpp-2m-sd", {"use_flow_sigmas": True}, "use_flow_sigmas is True"),
+        ("dpmpp-2m-sd", {"algorithm_type": "dpmsolver"}, "algorithm_type is 'dpmsolver'"),
+        ("dpmpp-2m-karras-sd", {"use_beta_sigmas": True}, "exclude each other"),
+        ("edm-euler", {"sigma_data": 1.0}, "sigma_data is 1.0; only 0.5"),
         ("unipc-2-sd", {"disable_corrector": [0]}, "disable_corrector"),
         ("flow-euler", {"use_dynamic_shifting": True}, "use_dynamic_shifting is True"),
     ],

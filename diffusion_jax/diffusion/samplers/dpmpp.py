@@ -14,8 +14,11 @@ VARIANTS = ("midpoint", "heun")
 def integrals(h: float) -> tuple[float, float, float]:
     """How much x_0, its slope times h and its curvature times h^2 weigh in exp(-h) int_0^h exp(u) x_0(u) du.
 
-    1 - e^-h, then 1 - (1 - e^-h) / h, then 1/2 - (1 - (1 - e^-h) / h) / h (Lu et al. 2022b, eq. 9); h may be infinite.
+    1 - e^-h, then 1 - (1 - e^-h) / h, then 1/2 - (1 - (1 - e^-h) / h) / h (Lu et al. 2022b, eq. 9). h may be
+    0 or infinite.
     """
+    if h == 0:
+        return 0.0, 0.0, 0.0
     constant = -np.expm1(-h)
     linear = 1 - constant / h
     return constant, linear, 0.5 - linear / h

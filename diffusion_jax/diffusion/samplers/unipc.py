@@ -36,6 +36,7 @@ def unipc_on(
     def update(i: int, usable: int, corrected: bool) -> tuple[float, np.ndarray]:
         """Weights of the state at point i and of the estimates at i + 1, i, i - 1, ... in the state at i + 1."""
         h = half[i + 1] - half[i]
+        usable = usable if h else 1  # a step that goes nowhere, at the end of some of diffusers' schedules
         places = [(half[i - k] - half[i]) / h for k in range(1, usable)]
         rho, scale = _combination(h, np.array([*places, 1.0]), variant, corrected)
         weights = np.zeros(length + 1)
