@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from diffusion_jax.diffusion import prediction as predictions
+from diffusion_jax.diffusion import preconditioning
 from diffusion_jax.diffusion.continuous import ContinuousProcess
 from diffusion_jax.diffusion.process import DiscreteProcess, Process
 from diffusion_jax.diffusion.samplers import core, spacing
@@ -161,6 +162,7 @@ def make(
     if rule in spacing.RATIO_RULES:
         low, high = process.ratio_range()
         ratios = spacing.ratios(rule, sigma_min or low, sigma_max or high, num_points, rho)
+        ratios = np.asarray(preconditioning.nearest_trained(prediction, ratios))
         times, alpha = process.time_of(ratios), process.alpha_at(ratios)
         sigma = ratios * alpha
     else:
