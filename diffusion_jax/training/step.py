@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, use_abstract_mesh
 from jax.sharding import PartitionSpec as P
 
 from diffusion_jax.training import ema, sharding
@@ -91,7 +91,9 @@ def make_train_step(
         with jax.default_matmul_precision(matmul_precision):
             key = jax.random.fold_in(key, state.step)
             if isinstance(method, WholeBatchMethod):
-                batch = method.prepare(method_state, batch, key)
+                # With the mesh in sight, what has to be whole on every device can be made so.
+                with use_abstract_mesh(mesh.abstract_mesh):
+                    batch = method.prepare(method_state, batch, key)
                 batch = jax.lax.with_sharding_constraint(batch, sharding.batch_sharding(mesh))
             (grads, sums), metrics = accumulated_gradients(state.params, batch, key, state.step)
             if isinstance(method, WholeBatchMethod):
