@@ -97,7 +97,7 @@ def nearest_trained(prediction: str, sigma: Number) -> Number:
     """The noise level next to sigma that a network was trained at: sigma itself, but for "iddpm"."""
     if prediction != "iddpm":
         return sigma
-    levels = iddpm_sigmas()
+    levels = iddpm_sigmas()[:-1]
     return levels[np.argmin(np.abs(np.asarray(sigma)[..., None] - levels), axis=-1)]
 
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffusion_jax.diffusion import prediction as predictions
 from diffusion_jax.diffusion import preconditioning
+from diffusion_jax.diffusion import prediction as predictions
 from diffusion_jax.diffusion.continuous import ContinuousProcess
 from diffusion_jax.diffusion.process import DiscreteProcess, Process
 from diffusion_jax.diffusion.samplers import core, spacing
