@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -25,8 +26,12 @@ def silence_orbax() -> None:
 
 
 def _from_elsewhere(record: logging.LogRecord) -> bool:
-    # asyncio logs for others, and names the file of the task that it tells about.
-    return _ORBAX not in (record.getMessage() if record.name == "asyncio" else record.pathname)
+    if record.name != "asyncio":
+        return _ORBAX not in record.pathname
+    # asyncio logs for others: it names the file of a task in the text, that of a bare future in the traceback alone.
+    trace = record.exc_info[2] if record.exc_info else None
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
+    return not any(_ORBAX in text for text in (record.getMessage(), *files))
 
 
 def _unraisable(otherwise: Callable[[Any], object], unraisable: Any) -> None:

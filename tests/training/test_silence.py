@@ -1,8 +1,11 @@
 """Noise is a matter of the process, so this runs one."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
+
+from diffusion_jax.training import silence
 
 PROGRAM = """
 import shutil, sys, absl.logging, jax, jax.numpy as jnp
@@ -34,3 +37,25 @@ def test_orbax_is_silent_and_others_are_not(tmp_path):
     assert done.stdout == "refused\n", done.stderr
     assert "a log is heard" in done.stderr and "RuntimeError: a finalizer is heard" in done.stderr
     assert "orbax" not in done.stderr and "loop" not in done.stderr and len(done.stderr.splitlines()) < 10, done.stderr
+
+
+def test_a_bare_futures_complaint_is_known_by_its_traceback(tmp_path):
+    """asyncio names no file for it; only where its exception was raised tells whose it is."""
+    silence.silence_orbax()
+    folder = tmp_path / "orbax"
+    folder.mkdir()
+
+    def complaint(path):
+        path.write_text("def fail():\n    raise ValueError('write failed')\n")
+        names = {}
+        exec(compile(path.read_text(), str(path), "exec"), names)
+        try:
+            names["fail"]()
+        except ValueError:
+            return logging.makeLogRecord(
+                {"name": "asyncio", "msg": "Future exception was never retrieved", "exc_info": sys.exc_info()}
+            )
+
+    heard = logging.getLogger("asyncio").filter
+    assert not heard(complaint(folder / "serialization.py"))
+    assert heard(complaint(tmp_path / "serialization.py"))
