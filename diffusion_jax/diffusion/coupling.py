@@ -35,10 +35,10 @@ def optimal_noise(x0: jax.Array, noise: jax.Array) -> jax.Array:
 def optimal_assignment(cost: jax.Array) -> jax.Array:
     """The permutation, int32 [N], that minimises sum(cost[i, permutation[i]]) for costs float [N, N].
 
-    Bertsekas' auction (1988) with all free rows bidding at once and steps that shrink in phases, in integers: exact for
-    the costs rounded to 2^27 / (N + 1) levels between their smallest and largest, so the mean cost is above the smallest
-    by a level at most. Every device computes the same. On two CPU cores 128 pairs of images take some milliseconds, 1024 half a second, and
-    points of the plane, which are harder, a few times as long.
+    Bertsekas' auction (1988) in integers, with several bidders at once and steps that shrink in phases: exact for the
+    costs rounded to 2^27 / (N + 1) levels between their smallest and largest, so that the mean cost is within a level
+    of the smallest. Every device computes the same. On two CPU cores 128 pairs of images take some milliseconds, 1024
+    half a second, and points of the plane, which are harder, a few times as long.
     """
     n = len(cost)
     if n == 1:
