@@ -1,0 +1,42 @@
+"""config.quick: what it keeps, and that it has a small version of every network."""
+
+import pytest
+
+from configs import digits
+from diffusion_jax import config as experiment
+from diffusion_jax.config import build
+from diffusion_jax.models.registry import MODELS
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_has_a_small_version(name):
+    config = experiment.default()
+    config.model.name = name
+    config.data.image_size = 64
+    config.quick = True
+    small = experiment.shrink(config)
+    experiment.check(small, num_devices=1)
+    build.network(small, num_classes=10)  # refuses fields and images that do not fit
+    assert small.data.name == "digits" and small.data.image_size <= 32
+    assert build.source(small, "train").image_shape == (small.data.image_size, small.data.image_size, 3)
+
+
+def test_what_is_smaller_already_stays():
+    config = digits.get_config()
+    config.quick = True
+    config.training.num_steps = 7
+    config.sampling.num_steps = 2
+    config.sampling.num_images = 3
+    config.model.width = 8
+    small = experiment.shrink(config)
+    assert (small.training.num_steps, small.sampling.num_steps, small.sampling.num_images) == (7, 2, 3)
+    assert (small.model.width, small.data.image_size, small.data.channels) == (8, 8, 1)
+    assert config.training.batch_size == 128  # the config that was given stays what it was
+
+
+def test_a_quick_run_has_a_name_and_so_a_directory_of_its_own():
+    config = digits.get_config()
+    assert experiment.run_name(config) == "digits"
+    config.quick = True
+    assert experiment.run_name(config) == "digits_quick"
+    assert experiment.run_name(experiment.shrink(config)) == "digits_quick"

@@ -1,0 +1,165 @@
+"""Every config of configs/papers: it is the paper's network, and it runs end to end in miniature."""
+
+import functools
+import importlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax import config as experiment
+from diffusion_jax.config import build
+from diffusion_jax.jobs import run
+from diffusion_jax.training import sharding
+from tests.models.networks import CONSTANTS
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "configs" / "papers").glob("*.py"))
+NAMES = [path.stem for path in FILES]
+
+# Trained parameters, counted in the papers' released code to as many digits as are printed here, and the network
+# evaluations of one image. None: the solver chooses.
+PAPERS = {
+    "ddpm_cifar10": ("35,746,307", 1000),
+    "ddpm_celebahq256": ("113,673,219", 1000),
+    "ddpm_lsun_bedroom": ("113,673,219", 1000),
+    "ddpm_lsun_cat": ("113,673,219", 1000),
+    "ddpm_lsun_church": ("113,673,219", 1000),
+    "ddim_cifar10": ("35,746,307", 100),
+    "ddim_celeba64": ("78,700,803", 100),
+    "iddpm_cifar10": ("52,546,438", 4000),
+    "iddpm_cifar10_vlb": ("52,546,438", 4000),
+    "iddpm_imagenet64": ("121,063,942", 4000),
+    "iddpm_imagenet64_cond": ("273.0 M", 250),
+    "adm_imagenet64": ("295.9 M", 250),
+    "adm_imagenet128": ("421.5 M", 250),
+    "adm_imagenet256": ("553.8 M", 250),
+    "cfg_imagenet64": ("295.9 M", 256),
+    "edm_cifar10_uncond_vp": ("55,733,891", 35),
+    "edm_cifar10_uncond_ve": ("56,397,827", 35),
+    "edm_cifar10_cond_vp": ("55,735,299", 35),
+    "edm_cifar10_cond_ve": ("56,400,643", 35),
+    "edm_ffhq64": ("61.81 M", 79),
+    "edm_afhqv2_64": ("61.81 M", 79),
+    "edm_imagenet64": ("295,899,267", 511),
+    "otcfm_cifar10": ("35,746,307", None),
+    "rectified_flow_cifar10": ("61.80 M", None),
+}
+CLASSES = {"tfds:cifar10": 10, "tfds:imagenet2012": 1000}
+
+# One of each family runs by default.
+DEFAULT_RUNS = (
+    "ddpm_cifar10",
+    "iddpm_cifar10",
+    "adm_imagenet64",
+    "edm_cifar10_uncond_vp",
+    "edm_cifar10_cond_ve",
+    "otcfm_cifar10",
+)
+# What a quick run may change. Everything else is the experiment.
+SIZES = {
+    *("name", "data.name", "data.path", "data.image_size"),
+    *("model.channels", "model.channel_mults", "model.num_res_blocks", "model.attention_resolutions"),
+    *("model.num_heads", "model.head_channels", "model.norm_groups"),
+    *("optimizer.warmup_steps", "optimizer.warmup_images"),
+    *("training.batch_size", "training.num_steps", "training.log_every", "training.checkpoint_every"),
+    *("sampling.num_steps", "sampling.num_images", "sampling.batch_size", "sampling.num_frames"),
+    *("evaluation.num_images", "evaluation.max_reference_images", "evaluation.classifier_steps"),
+}
+
+
+def load(name: str):
+    return importlib.import_module(f"configs.papers.{name}")
+
+
+def quick(name: str):
+    config = load(name).get_config()
+    config.quick = True
+    return config
+
+
+def printed(count: int, like: str) -> str:
+    """The count with as many digits as `like` has."""
+    if not like.endswith(" M"):
+        return f"{count:,}"
+    decimals = len(like.removesuffix(" M").partition(".")[2])
+    return f"{count / 1e6:.{decimals}f} M"
+
+
+def test_every_file_is_in_the_table():
+    assert sorted(NAMES) == sorted(PAPERS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_whole_config_is_the_papers_network(name):
+    module = load(name)
+    config = module.get_config()
+    assert config.name == name
+    experiment.check(config, num_devices=1)
+    build.optimization(config)
+    num_classes = CLASSES[config.data.name] if config.method.class_conditional else None
+    method = build.method(config, num_classes)
+    size, channels = config.data.image_size, config.data.channels
+    batch = {
+        "image": jax.ShapeDtypeStruct((2, size, size, channels), np.float32),
+        "label": jax.ShapeDtypeStruct((2,), np.int32),
+        "position": jax.ShapeDtypeStruct((2,), np.int32),
+    }
+    shapes = jax.eval_shape(method.init, jax.random.key(0), batch)
+    trained = [
+        np.prod(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+        if path[-1].key not in CONSTANTS
+    ]
+    parameters, evaluations = PAPERS[name]
+    assert printed(int(sum(trained)), like=parameters) == parameters
+    assert f" {parameters} parameters" in module.__doc__.replace("\n", " ")
+    if evaluations is not None:
+        assert method.sampler.num_evaluations == evaluations
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_says_how_to_run_it(name):
+    text = load(name).__doc__
+    assert f"./launch/local.sh --config configs/papers/{name}.py" in text
+    for heading in ("Paper", "Network:", "Sampler:", "Protocol:", "Cost:"):
+        assert f"\n{heading}" in text, heading
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_quick_run_changes_sizes_only(name):
+    whole = quick(name)
+    before, small = dict(experiment.flatten(whole)), experiment.shrink(whole)
+    after = dict(experiment.flatten(small))
+    changed = {field for field, value in after.items() if value != before[field]}
+    assert changed <= SIZES
+    levels = lambda config: len(config.model.channel_mults)  # noqa: E731
+    assert levels(small) == levels(whole)
+    relative = [
+        {config.data.image_size // resolution for resolution in config.model.attention_resolutions}
+        for config in (whole, small)
+    ]
+    assert relative[0] == relative[1]
+    experiment.check(small, num_devices=1)
+    assert dict(experiment.flatten(experiment.shrink(small))) == after
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in DEFAULT_RUNS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
+def test_the_quick_run_trains_samples_evaluates_and_reports(name, tmp_path, monkeypatch):
+    # One device: sharding has its own tests, and eight of them compile for longer.
+    one_device = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(sharding, "make_mesh", one_device)
+    config = quick(name)
+    assert run.run(config, tmp_path, tuple(run.JOBS), command="") == 0
+    for product in (name for products in run.PRODUCTS.values() for name in products):
+        assert (tmp_path / product).exists(), product
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert np.isfinite(losses).all() and len(losses) > 1
+    protocol = json.loads((tmp_path / "evaluation.json").read_text())["protocol"]
+    assert protocol["sampler"] == config.sampling.name
+    if config.sampling.guidance_scale != 1:
+        assert protocol["guidance_scale"] == config.sampling.guidance_scale
