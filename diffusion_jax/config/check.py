@@ -23,7 +23,7 @@ _POSITIVE = (
     *("training.batch_size", "training.num_steps", "training.accumulation_steps"),
     *("training.log_every", "training.checkpoint_every", "training.max_to_keep"),
     *("sampling.num_images", "sampling.batch_size", "sampling.num_frames"),
-    *("evaluation.num_images", "evaluation.max_reference_images"),
+    *("evaluation.num_images", "evaluation.max_reference_images", "evaluation.classifier_steps"),
 )
 # None switches these off, although their default is a number.
 _OPTIONAL = ("config.optimizer.clip_norm",)

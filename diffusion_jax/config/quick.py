@@ -19,6 +19,7 @@ NUM_STEPS = 20
 SAMPLING_STEPS = 4
 BATCH_SIZE = 16
 NUM_IMAGES = 32
+CLASSIFIER_STEPS = 100
 # The digits are 8x8 pixels, or a multiple.
 IMAGE_SIZE = 8
 
@@ -54,6 +55,7 @@ def shrink(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
         sampling.num_frames = min(sampling.num_frames, SAMPLING_STEPS)
         small.evaluation.num_images = min(small.evaluation.num_images, NUM_IMAGES)
         small.evaluation.max_reference_images = min(small.evaluation.max_reference_images, 10 * NUM_IMAGES)
+        small.evaluation.classifier_steps = min(small.evaluation.classifier_steps or CLASSIFIER_STEPS, CLASSIFIER_STEPS)
     return small
 
 

@@ -71,6 +71,7 @@ def default() -> config_dict.ConfigDict:
     config.evaluation = config_dict.ConfigDict()
     config.evaluation.num_images = 1000  # generated for the scores
     config.evaluation.max_reference_images = 10_000  # of each split, evenly spaced
+    config.evaluation.classifier_steps = config_dict.placeholder(int)  # training of its classifier; unset: by the size
     config.evaluation.num_likelihood_images = 0  # test images whose bits per dimension are estimated
     return config.lock()
 

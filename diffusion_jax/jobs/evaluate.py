@@ -39,7 +39,8 @@ def evaluate(session: Session) -> None:
             generated, train[0], test[0], dataset=config.data.name, quantisation=QUANTISATION, seed=config.seed
         )
     else:
-        reader = classifier.train_classifier(*train, num_classes, seed=config.seed)
+        steps = config.evaluation.classifier_steps
+        reader = classifier.train_classifier(*train, num_classes, seed=config.seed, steps=steps)
         result = scores.score_generated(
             generated,
             requested,
