@@ -21,7 +21,7 @@ def average_down(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
     aliases.
     """
     height, width, channels = images.shape[1:]
-    rows, columns = _area_weights(height, min(height, size)), _area_weights(width, min(width, size))
+    rows, columns = area_weights(height, min(height, size)), area_weights(width, min(width, size))
     averaged = np.empty((len(images), len(rows), len(columns), channels), np.float32)
     # In pieces, because float32 copies of many large images would not fit in memory.
     for start in range(0, len(images), _CHUNK):
@@ -32,7 +32,7 @@ def average_down(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
     return averaged
 
 
-def _area_weights(source: int, target: int) -> NDArray[np.float32]:
+def area_weights(source: int, target: int) -> NDArray[np.float32]:
     """[target, source]: the share of each source pixel in each target pixel; rows sum to one."""
     edges = np.arange(target + 1) * (source / target)
     starts, ends = edges[:-1, None], edges[1:, None]

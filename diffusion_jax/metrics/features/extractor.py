@@ -1,0 +1,64 @@
+"""What turns images into features: a pure function, its parameters, and everything that its numbers depend on."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+Apply = Callable[[Any, jax.Array], dict[str, jax.Array]]
+Setting = str | int | float | bool
+# The precisions that an extractor can run in, as they are written in its settings.
+EXACT, FAST = "float32-highest", "fast"
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A feature extractor with all that belongs in the protocol of a score.
+
+    Attributes:
+      name: of the network and its training, never "inception" for anything but the Inception of FID.
+      apply: (params, images uint8 [B, H, W, 3]) -> arrays with a leading axis B, float32; pure and jittable.
+        "features" [B, feature_dim] is always there; Inception adds pool, logits, logits_unbiased, spatial and taps.
+      params: the first argument of apply.
+      feature_dim: width of "features".
+      weights_sha256: of the canonical tensors (:func:`weights_sha256`): one for all files that hold these weights.
+      settings: input size, resize, precision and whatever else changes the numbers.
+    """
+
+    name: str
+    apply: Apply
+    params: Any
+    feature_dim: int
+    weights_sha256: str
+    settings: Mapping[str, Setting]
+
+
+def weights_sha256(params: Any) -> str:
+    """SHA-256 of a tree of arrays: name, dtype, shape and little-endian bytes of every leaf, in the order of the names.
+
+    The names are the paths in the tree joined by "/", so the hash does not depend on the file that the weights
+    came from.
+    """
+    leaves, _ = jax.tree.flatten_with_path(params)
+    named = {"/".join(str(getattr(key, "key", key)) for key in path): np.asarray(leaf) for path, leaf in leaves}
+    digest = hashlib.sha256()
+    for name in sorted(named):
+        array = np.asarray(named[name], dtype=named[name].dtype.newbyteorder("<"), order="C")
+        digest.update(f"{name}:{array.dtype.name}:{array.shape}\n".encode())
+        digest.update(array.data if array.size else b"")
+    return digest.hexdigest()
+
+
+def precision_name(fast: bool) -> str:
+    """How the precision is written in the settings."""
+    return FAST if fast else EXACT
+
+
+def checked_batch(images: jax.Array, channels: int = 3) -> jax.Array:
+    """The images, if they are uint8 [B, H, W, channels]; raises ValueError otherwise."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != channels:
+        raise ValueError(f"images must be uint8 [B, H, W, {channels}], got {images.dtype} {tuple(images.shape)}")
+    return images
