@@ -2,7 +2,7 @@
 # Makes and keeps .venv, for the scripts of this folder; they source it and call prepare_environment.
 #
 # Reads: PYTHON                      the interpreter to use (3.11, 3.12 or 3.13; default: the newest found)
-#        DIFFUSION_JAX_ACCELERATOR   cpu, cuda or tpu (default: what the machine has)
+#        DIFFUSION_JAX_ACCELERATOR   cpu, cuda, cuda12 or tpu (default: what the machine has)
 # Sets:  REPO, VENV
 
 set -euo pipefail
@@ -92,10 +92,10 @@ has_tpu() {
 # Prints cpu, or the extra of pyproject.toml that holds the right build.
 choose_accelerator() {
     case ${DIFFUSION_JAX_ACCELERATOR:-} in
-        cpu | tpu) printf '%s\n' "$DIFFUSION_JAX_ACCELERATOR" ;;
+        cpu | cuda12 | tpu) printf '%s\n' "$DIFFUSION_JAX_ACCELERATOR" ;;
         cuda) choose_cuda ;;
         '') if has_nvidia_gpu; then choose_cuda; elif has_tpu; then printf 'tpu\n'; else printf 'cpu\n'; fi ;;
-        *) fail 2 "DIFFUSION_JAX_ACCELERATOR=$DIFFUSION_JAX_ACCELERATOR; it can be cpu, cuda or tpu" ;;
+        *) fail 2 "DIFFUSION_JAX_ACCELERATOR=$DIFFUSION_JAX_ACCELERATOR; it can be cpu, cuda, cuda12 or tpu" ;;
     esac
 }
 

@@ -218,7 +218,7 @@ def test_the_cuda_build_fits_the_driver_and_the_gpu(clone, capability, driver, e
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
-        ("DIFFUSION_JAX_ACCELERATOR", "gpu", "it can be cpu, cuda or tpu"),
+        ("DIFFUSION_JAX_ACCELERATOR", "gpu", "it can be cpu, cuda, cuda12 or tpu"),
         ("PYTHON", "/nowhere/python", "is not a Python 3.11, 3.12 or 3.13"),
     ],
 )
