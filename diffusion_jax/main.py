@@ -30,7 +30,10 @@ MODES = {
     "sample": "write samples.png and sampling.gif from the newest checkpoint",
     "evaluate": "score generated images against held-out ones: evaluation.json",
     "report": "write report.html from what the other jobs left",
+    "replay": "run the step again at which training stopped, and say what is not finite where",
 }
+# What runs without --mode.
+WHOLE_RUN = ("train", "sample", "evaluate", "report")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment: a file with get_config()", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "where everything is written; runs/<config.name> if not given")
@@ -56,7 +59,7 @@ def main(argv: list[str]) -> int:
         from diffusion_jax.jobs import run
 
         workdir = Path(_WORKDIR.value or Path("runs") / config.run_name(_CONFIG.value))
-        modes = tuple(MODES) if _MODE.value is None else (_MODE.value,)
+        modes = WHOLE_RUN if _MODE.value is None else (_MODE.value,)
         return run.run(_CONFIG.value, workdir, modes, command=_repeatable(argv))
     except ValueError as error:
         # Every refusal of bad input in this project is a ValueError with one line for the user. Anything else that

@@ -66,6 +66,8 @@ def check(config: config_dict.ConfigDict, num_devices: int) -> None:
             continue
         if value is None or value < 1:
             raise ConfigError(f"config.{path} is {value}; it must be 1 or more")
+    if config.training.max_bad_steps < 0:
+        raise ConfigError(f"config.training.max_bad_steps is {config.training.max_bad_steps}; it must be 0 or more")
     if not 0 <= config.method.label_dropout <= 1:
         raise ConfigError(f"config.method.label_dropout is {config.method.label_dropout}; it must be from 0 to 1")
     if config.method.class_conditional and config.sampling.guidance_scale != 1 and not config.method.label_dropout:

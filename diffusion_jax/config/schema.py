@@ -32,6 +32,8 @@ def default() -> config_dict.ConfigDict:
     config.seed = 0
     config.quick = False  # the whole experiment in miniature, to see it run: diffusion_jax/config/quick.py
 
+    config.debug = False  # stop at the first value that is not a number and say where it came from; deterministic GPUs
+
     config.data = plain_section(data.load_source, excluded=("split",))
     config.data.name = "digits"  # digits, image_folder, or tfds:<dataset>
     config.data.flip = False  # random horizontal flips
@@ -57,6 +59,7 @@ def default() -> config_dict.ConfigDict:
     config.training.log_every = 100
     config.training.checkpoint_every = 1000
     config.training.max_to_keep = 2
+    config.training.max_bad_steps = 10  # updates in a row that may be left out because they are not finite
 
     config.optimizer = plain_section(optimizer.make_optimizer, excluded=("num_steps", "batch_size"))
     config.ema = plain_section(ema.make_ema, excluded=("batch_size",))

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
 
+import jax
 from ml_collections import config_dict
 
-from diffusion_jax.jobs import evaluate, report, sample, train
+from diffusion_jax.jobs import evaluate, replay, report, sample, train
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.training.interruption import exit_code
 
-JOBS = {"train": train.train, "sample": sample.sample, "evaluate": evaluate.evaluate, "report": report.report}
+JOBS = {
+    "train": train.train,
+    "sample": sample.sample,
+    "evaluate": evaluate.evaluate,
+    "report": report.report,
+    "replay": replay.replay,
+}
 # What each job must have left for the exit code to be 0.
 PRODUCTS = {
     "train": ("config.json", "checkpoints", "metrics.jsonl"),
     "sample": ("samples.png", "sampling.gif"),
     "evaluate": ("evaluation.json",),
     "report": ("report.html",),
+    "replay": ("replay",),
 }
 
 
@@ -28,6 +37,8 @@ def run(config: config_dict.ConfigDict, workdir: Path, modes: tuple[str, ...], c
     Raises ValueError, one line for the user, for bad input.
     """
     begun = time.monotonic()
+    if config.debug:
+        _debug()
     session = Session(config, workdir, command)
     session.write_config()
     for mode in modes:
@@ -41,6 +52,12 @@ def run(config: config_dict.ConfigDict, workdir: Path, modes: tuple[str, ...], c
         return 1
     print(f"done in {time.monotonic() - begun:.0f} s: {session.workdir}", file=sys.stderr)
     return 0
+
+
+def _debug() -> None:
+    """The first NaN that a program returns raises, and GPUs add in one order; before anything has run on a device."""
+    jax.config.update("jax_debug_nans", True)
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
 
 
 def _present(path: Path) -> bool:

@@ -22,7 +22,10 @@ from diffusion_jax.methods.diffusion import Diffusion
 from diffusion_jax.training import checkpoints, sharding
 
 # A run may be resumed with other values of these; anything else would make it another run.
-CHANGEABLE = ("name", "training.num_steps", "training.log_every", "training.checkpoint_every", "training.max_to_keep")
+CHANGEABLE = (
+    *("name", "debug", "training.num_steps", "training.log_every", "training.checkpoint_every"),
+    *("training.max_to_keep", "training.max_bad_steps"),
+)
 CHANGEABLE_SECTIONS = ("sampling.", "evaluation.", "mesh.", "data.num_workers", "data.path", "data.data_dir")
 
 

@@ -15,16 +15,7 @@ from diffusion_jax.training import loop
 def train(session: Session) -> signal.Signals | None:
     """Trains to config.training.num_steps; returns the signal that ended it early, if one did."""
     config, options = session.config, session.config.training
-    with build.section("data"):
-        batches = data.train_iterator(
-            session.train_source,
-            global_batch_size=options.batch_size,
-            seed=config.seed,
-            flip=config.data.flip,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            num_workers=config.data.num_workers,
-        )
+    batches = train_batches(session)
     result = loop.train(
         session.method,
         batches,
@@ -41,6 +32,23 @@ def train(session: Session) -> signal.Signals | None:
             log_every=options.log_every,
             checkpoint_every=options.checkpoint_every,
             max_to_keep=options.max_to_keep,
+            max_bad_steps=options.max_bad_steps,
+            debug=config.debug,
         ),
     )
     return result.interrupted
+
+
+def train_batches(session: Session) -> data.TrainIterator:
+    """This host's part of the training data, from the start."""
+    config = session.config
+    with build.section("data"):
+        return data.train_iterator(
+            session.train_source,
+            global_batch_size=config.training.batch_size,
+            seed=config.seed,
+            flip=config.data.flip,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_workers=config.data.num_workers,
+        )

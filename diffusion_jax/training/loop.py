@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import signal
 from pathlib import Path
@@ -16,10 +14,11 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from diffusion_jax.training import ema, metrics, sharding
+from diffusion_jax.training import ema, metrics, replay, sharding
 from diffusion_jax.training import state as train_state
 from diffusion_jax.training.checkpoints import Checkpoints
 from diffusion_jax.training.ema_snapshots import Snapshots
+from diffusion_jax.training.guard import Flight, Watch
 from diffusion_jax.training.interruption import Interruption
 from diffusion_jax.training.logging import (
     MetricsWriter,
@@ -29,15 +28,12 @@ from diffusion_jax.training.logging import (
     say,
     write_file,
 )
-from diffusion_jax.training.method import Batch, Batches, Method, WholeBatchMethod
+from diffusion_jax.training.method import Batch, Batches, Method
 from diffusion_jax.training.optimizer import Schedule
 from diffusion_jax.training.power_ema import PosthocEMA
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import make_train_step
 from diffusion_jax.training.timing import Stopwatch, Timing
-
-# Steps that the host may be ahead of the devices: enough to keep them busy, few enough to stop soon.
-STEPS_AHEAD = 2
 
 
 class DivergenceError(ValueError):
@@ -57,6 +53,9 @@ class TrainingOptions:
       checkpoint_every: steps between checkpoints; there is one at the end in any case.
       max_to_keep: checkpoints; older ones are deleted.
       sanitize_gradients: see `step.make_train_step`.
+      max_bad_steps: how many updates in a row may be left out because loss or gradient are not finite; one more ends
+        the run.
+      debug: end it at the first, and say what is not finite and where.
     """
 
     num_steps: int
@@ -67,8 +66,12 @@ class TrainingOptions:
     checkpoint_every: int = 1000
     max_to_keep: int = 2
     sanitize_gradients: bool = False
+    max_bad_steps: int = 10
+    debug: bool = False
 
     def __post_init__(self) -> None:
+        if self.max_bad_steps < 0:
+            raise ValueError(f"training.max_bad_steps is {self.max_bad_steps}; it must be at least 0")
         for name in ("num_steps", "accumulation_steps", "log_every", "checkpoint_every", "max_to_keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; it must be at least 1")
@@ -103,8 +106,8 @@ def train(
     Args:
       method: gives parameters and loss.
       batches: this host's part of each batch.
-      workdir: gets checkpoints/, metrics.jsonl, tensorboard/, parameters.txt and timing.json, and ema_snapshots/ if
-        they are asked for.
+      workdir: gets checkpoints/, metrics.jsonl, tensorboard/, parameters.txt and timing.json, ema_snapshots/ if they
+        are asked for, spikes.json if the loss ever stood out, and replay/ if it stopped being finite.
       optimizer, learning_rate: from `optimizer.make_optimizer`; the rate is only reported.
       ema_decay: from `ema.make_ema`.
       mesh: from `sharding.make_mesh`.
@@ -112,7 +115,7 @@ def train(
       posthoc_ema: averages that are kept for `ema_snapshots.reconstruct`; by default none.
 
     Raises:
-      DivergenceError: the loss or its gradient is not finite; nothing was saved since.
+      DivergenceError: the loss or its gradient was not finite for too many steps; replay/ holds the last of them.
       CheckpointError: a checkpoint cannot be written, none can be read, or it is of another model.
       WriteError: another file in `workdir` cannot be written.
       ValueError: the batch does not split over devices and accumulation steps, or the data changed since the
@@ -151,6 +154,7 @@ def train(
             matmul_precision=options.matmul_precision,
             profile_decays=[ema.make_ema("power", sigma_rel=width) for width in widths],
             sanitize_gradients=options.sanitize_gradients,
+            max_bad_steps=0 if options.debug else options.max_bad_steps,
         )
         train_step = jitted_step.lower(state, batch, step_key).compile()
         seconds = watch.lap()
@@ -159,41 +163,52 @@ def train(
 
         snapshots = stack.enter_context(Snapshots(workdir, widths, step)) if widths else None
         saved, reported, report_watch = step, step, Stopwatch()
-        ahead: collections.deque[jax.Array] = collections.deque()
+        guard = Watch(workdir, 0 if options.debug else options.max_bad_steps, int(state.bad_steps), record.get("guard"))
         with MetricsWriter(workdir, step) as writer, Progress(step, options.num_steps, batch_size) as progress:
             while True:
                 state, sums = train_step(state, batch, step_key)
                 step += 1
                 interval = metrics.accumulate(interval, sums)
-                ahead.append(sums["loss"][0])
-                if len(ahead) > STEPS_AHEAD:
-                    ahead.popleft().block_until_ready()
+                guard.add(step, batch, sums)
                 last = step == options.num_steps or interruption.requested(step)
+                log = step % options.log_every == 0 or step == options.num_steps
+                save = step % options.checkpoint_every == 0 or last
+                snap = snapshot_every is not None and (step % snapshot_every == 0 or step == options.num_steps)
+                if log or save or snap:
+                    guard.drain()
+                if guard.failed is not None:
+                    again = replay.Replay(guard.failed.step, state, guard.failed.batch, step_key)
+                    replay.save(workdir, again, batches.get_state())
+                    if options.debug:
+                        _say_why(method, optimizer, mesh, again, options)
+                    raise _divergence(guard.failed, saved)
                 loss = None
-                if step % options.log_every == 0 or step == options.num_steps:
-                    averages = _finite(metrics.averages(interval), step, saved)
-                    loss, interval = averages["loss"], None
+                if log:
+                    averages = metrics.averages(interval)
+                    loss, interval = averages.get("loss"), None
                     rate, reported = (step - reported) / report_watch.lap(), step
                     averages["learning_rate"] = float(learning_rate(step - 1))
                     averages["steps_per_second"], averages["images_per_second"] = rate, rate * batch_size
                     writer.write(step, averages)
-                save = step % options.checkpoint_every == 0 or last
-                snap = snapshot_every is not None and (step % snapshot_every == 0 or step == options.num_steps)
-                if (save or snap) and interval is not None:
-                    _finite(metrics.averages(interval), step, saved)
                 if snap and snapshots is not None:
                     snapshots.save(step, state.profiles)
                 if save:
                     timing.train_seconds += watch.lap()
                     timing.steps, timing.images = step, step * batch_size
                     sums_so_far = None if interval is None else metrics.to_sums(interval)
-                    record = {"timing": dataclasses.asdict(timing), "interval": sums_so_far}
+                    record = {
+                        "timing": dataclasses.asdict(timing),
+                        "interval": sums_so_far,
+                        "guard": guard.state(),
+                    }
                     checkpoints.save(step, state, batches.get_state(), record)
                     saved = step
                 progress.update(step, loss)
                 if last:
                     break
                 batch = sharding.global_batch(mesh, next(batches))
+        if summary := guard.summary():
+            say(summary)
         _write_timing(workdir, timing)
         return TrainResult(state, timing, interruption.signal)
 
@@ -211,8 +226,7 @@ def _start(
     """(state, step, next batch, global batch size, record of the checkpoint, {} without one)."""
 
     def create(key: jax.Array, batch: Batch) -> TrainState:
-        method_state = method.init_state() if isinstance(method, WholeBatchMethod) else ()
-        return train_state.create(method.init(key, batch), optimizer, num_profiles, method_state)
+        return train_state.initial(method, optimizer, key, batch, num_profiles)
 
     local_batch = next(batches)
     batch_size = len(next(iter(local_batch.values()))) * jax.process_count()
@@ -232,12 +246,28 @@ def _write_timing(workdir: Path, timing: Timing) -> None:
     write_file(workdir / "timing.json", json.dumps(timing.summary(), indent=2) + "\n")
 
 
-def _finite(averages: dict[str, float], step: int, saved: int) -> dict[str, float]:
-    loss, norm = averages["loss"], averages["grad_norm"]
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise DivergenceError(
-            f"training diverged before step {step} (loss {loss}, gradient norm {norm}); "
-            f"{f'the checkpoint of step {saved} is kept' if saved else 'nothing was saved yet'}; "
-            "lower optimizer.learning_rate or optimizer.clip_norm, or lengthen optimizer.warmup_steps"
-        )
-    return averages
+def _divergence(failed: Flight, saved: int) -> DivergenceError:
+    kept = f"the checkpoint of step {saved} is kept" if saved else "nothing was saved yet"
+    return DivergenceError(
+        f"training diverged before step {failed.step} (loss or gradient is not finite); {kept}, and --mode replay says "
+        "what is not finite where; lower optimizer.learning_rate or optimizer.clip_norm, or lengthen "
+        "optimizer.warmup_steps"
+    )
+
+
+def _say_why(
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    again: replay.Replay,
+    options: TrainingOptions,
+) -> None:
+    for line in replay.diagnose(
+        method,
+        optimizer,
+        mesh,
+        again,
+        accumulation_steps=options.accumulation_steps,
+        matmul_precision=options.matmul_precision,
+    ):
+        say(line)

@@ -15,6 +15,9 @@ from diffusion_jax.training.step import Sums
 
 Collection = clu.metrics.Collection
 
+# Reported as sums over the interval.
+COUNTS = ("bad_steps",)
+
 
 @functools.cache
 def _collection(names: tuple[str, ...]) -> type[Collection]:
@@ -49,6 +52,10 @@ def to_sums(collected: Collection) -> dict[str, tuple[float, float]]:
 
 
 def averages(collected: Collection) -> dict[str, float]:
-    """name -> average over the interval, less what had no weight in it. Waits for the steps."""
+    """name -> average over the interval (the sum of COUNTS), less what had no weight in it. Waits for the steps."""
     sums = to_sums(collected)
-    return {name: float(np.float32(total) / np.float32(weight)) for name, (total, weight) in sums.items() if weight}
+    return {
+        name: total if name in COUNTS else float(np.float32(total) / np.float32(weight))
+        for name, (total, weight) in sums.items()
+        if weight
+    }

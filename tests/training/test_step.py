@@ -50,7 +50,7 @@ def test_accumulation_changes_nothing(accumulation_steps, num_devices):
     parts, parts_sums = run(accumulation_steps=accumulation_steps, mesh=mesh)
     assert_close(parts, whole)
     for a, b in zip(parts_sums, whole_sums, strict=True):
-        assert a.keys() == b.keys() == {"loss", "loss_even", "grad_norm"}
+        assert a.keys() == b.keys() == {"loss", "loss_even", "grad_norm", "bad_steps"}
         for name in a:
             np.testing.assert_allclose(a[name][0] / a[name][1], b[name][0] / b[name][1], rtol=1e-5)
         assert a["loss"][1] == 16 and a["loss_even"][1] == 8

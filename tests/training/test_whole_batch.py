@@ -83,10 +83,10 @@ def test_infinite_gradients_are_large_ones(tmp_path):
     toy.train(tmp_path / "a", Infinite(), sanitize_gradients=True, **options)
     norm = np.sqrt(2) * 1e5
     assert f'"grad_norm": {norm:.0f}'[:20] in (tmp_path / "a" / "metrics.jsonl").read_text()
-    with pytest.raises(loop.DivergenceError, match="gradient norm inf"):
-        toy.train(tmp_path / "b", Infinite(), **options)
+    with pytest.raises(loop.DivergenceError, match="before step 1 .loss or gradient is not finite"):
+        toy.train(tmp_path / "b", Infinite(), max_bad_steps=0, **options)
 
 
 def test_a_loss_that_is_not_a_number_still_ends_the_run(tmp_path):
     with pytest.raises(loop.DivergenceError, match="diverged before step 12"):
-        toy.train(tmp_path, toy.Denoiser(diverge_at=9), sanitize_gradients=True, log_every=6, checkpoint_every=100)
+        toy.train(tmp_path, toy.Denoiser(diverge_at=9), sanitize_gradients=True, max_bad_steps=2)
