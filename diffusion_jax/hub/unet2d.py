@@ -1,14 +1,14 @@
 """diffusers' UNet2DModel: ``google/ddpm-*`` and everything its unconditional training example wrote."""
 
-import re
 from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from diffusion_jax.hub import diffusers
 from diffusion_jax.hub.files import CheckpointError
 from diffusion_jax.hub.format import Config, Format
-from diffusion_jax.hub.tensors import Path, Shapes, Tensor, leaf_name, parameter
+from diffusion_jax.hub.tensors import Shapes
 from diffusion_jax.models.unet import UNet
 
 # UNet2DModel's own defaults, for the older files that do not state every setting
@@ -64,27 +64,25 @@ UP_BLOCKS = {
     "ResnetUpsampleBlock2D": (False, "resnet"),
     "AttnUpBlock2D": (True, None),
 }
-INDEXED = re.compile(r"^(down_blocks|up_blocks|resnets|attentions|downsamplers|upsamplers|to_out)_(\d+)$")
-# names of the attention layers before diffusers 0.12
-OLD_NAMES = (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0"))
+CLASS = "UNet2DModel"
 
 
 def build(config: Config, dtype: DTypeLike) -> UNet:
     c = {**DEFAULTS, **config}
-    for field, choices in COVERED.items():
-        if c[field] not in choices:
-            raise _not_covered(field, c[field], " or ".join(map(repr, choices)))
+    diffusers.check_covered(CLASS, c, COVERED)
     widths = [int(width) for width in c["block_out_channels"]]
     channels, levels = widths[0], len(widths)
     if c["time_embedding_dim"] not in (None, 4 * channels):
-        raise _not_covered("time_embedding_dim", c["time_embedding_dim"], f"null or {4 * channels}")
+        raise diffusers.not_covered(CLASS, "time_embedding_dim", c["time_embedding_dim"], f"null or {4 * channels}")
     attention, kind = _levels(c)
     if len(attention) != levels:
-        raise _not_covered("down_block_types", c["down_block_types"], f"{levels} blocks, as in block_out_channels")
+        raise diffusers.not_covered(
+            CLASS, "down_block_types", c["down_block_types"], f"{levels} blocks, as in block_out_channels"
+        )
 
     groups, scale_shift = c["norm_num_groups"], c["resnet_time_scale_shift"] == "scale_shift"
     if c["attn_norm_num_groups"] not in (None, groups):
-        raise _not_covered("attn_norm_num_groups", c["attn_norm_num_groups"], f"null or {groups}")
+        raise diffusers.not_covered(CLASS, "attn_norm_num_groups", c["attn_norm_num_groups"], f"null or {groups}")
     size = c["sample_size"][0] if isinstance(c["sample_size"], list) else c["sample_size"]
     if not isinstance(size, int) or size % 2 ** (levels - 1):
         size = 2 ** (levels - 1)  # any will do: it only translates between levels and resolutions
@@ -124,7 +122,7 @@ def describe(model: UNet, shapes: Shapes) -> dict[str, Any]:
     attention = attention_levels(model, shapes)
     kind = "conv" if model.resample == "conv" else "resnet"
     config: dict[str, Any] = {
-        "_class_name": "UNet2DModel",
+        "_class_name": CLASS,
         "sample_size": reference_size(model, attention),
         "in_channels": shapes[("conv_in", "kernel")][2],
         "out_channels": model.out_channels,
@@ -156,18 +154,6 @@ def inputs(model: UNet, config: Config) -> dict[str, Any]:
     return {"sample": sample, "timestep": jnp.zeros((1,)), "class_labels": labels}
 
 
-def tensors(model: UNet, shapes: Shapes, config: Config) -> list[Tensor]:
-    return [parameter(_tensor_name(path), path, shape) for path, shape in shapes.items()]
-
-
-def rename(name: str) -> str:
-    """Today's name of a tensor from an old file."""
-    if ".attentions." in name:
-        for old, new in OLD_NAMES:
-            name = name.replace(f".{old}.", f".{new}.")
-    return name
-
-
 def attention_levels(model: UNet, shapes: Shapes) -> list[bool]:
     """Which levels have attention, read off the parameters: image_size may be None."""
     levels = range(len(model.channel_mults))
@@ -183,26 +169,23 @@ def reference_size(model: UNet, attention: list[bool]) -> int:
     return 2 ** (len(attention) - 1)
 
 
-def _tensor_name(path: Path) -> str:
-    """down_blocks_0/resnets_1/conv1/kernel -> down_blocks.0.resnets.1.conv1.weight"""
-    return ".".join((*(INDEXED.sub(r"\1.\2", part) for part in path[:-1]), leaf_name(path)))
-
-
 def _levels(config: Config) -> tuple[list[bool], str]:
     """Which levels have attention, and the one way in which all of them change the resolution."""
     down, up = config["down_block_types"], list(reversed(config["up_block_types"]))
     for field, known in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
         for name in config[field]:
             if name not in known:
-                raise _not_covered(field, name, ", ".join(known))
+                raise diffusers.not_covered(CLASS, field, name, ", ".join(known))
     attention = [DOWN_BLOCKS[name][0] for name in down]
     if [UP_BLOCKS[name][0] for name in up] != attention:
-        raise _not_covered("up_block_types", config["up_block_types"], "attention at the levels of down_block_types")
+        raise diffusers.not_covered(
+            CLASS, "up_block_types", config["up_block_types"], "attention at the levels of down_block_types"
+        )
     # the lowest level is not followed by a change of resolution on the way down, nor the highest on the way up
     kinds = {DOWN_BLOCKS[name][1] or config["downsample_type"] for name in down[:-1]}
     kinds |= {UP_BLOCKS[name][1] or config["upsample_type"] for name in up[1:]}
     if len(kinds) > 1:
-        raise _not_covered("down_block_types", down, "blocks that all change the resolution in one way")
+        raise diffusers.not_covered(CLASS, "down_block_types", down, "blocks that all change the resolution in one way")
     return attention, kinds.pop() if kinds else "conv"
 
 
@@ -229,19 +212,15 @@ def _ratio(width: int, channels: int) -> float:
     return width // channels if width % channels == 0 else width / channels
 
 
-def _not_covered(field: str, value: Any, choices: str) -> CheckpointError:
-    return CheckpointError(f"UNet2DModel with {field}={value!r} is not covered; it could be {choices}")
-
-
 FORMAT = Format(
     name="diffusers",
     covers="UNet2DModel (diffusers)",
     model_class=UNet,
-    stem="diffusion_pytorch_model",
-    matches=lambda config: config.get("_class_name") == "UNet2DModel",
+    stem=diffusers.STEM,
+    matches=lambda config: config.get("_class_name") == CLASS,
     build=build,
     describe=describe,
     inputs=inputs,
-    tensors=tensors,
-    rename=rename,
+    tensors=diffusers.tensors,
+    rename=diffusers.rename,
 )

@@ -1,7 +1,6 @@
-"""The blocks of the U-Net: residual block, self-attention, and the levels made of them.
+"""The blocks of the U-Nets and autoencoders: residual block, attention, and the levels made of them.
 
-Submodule names follow diffusers' UNet2DModel (``resnets_0/conv1`` is its ``resnets.0.conv1``), so that
-checkpoints map by rule.
+Submodule names follow diffusers (``resnets_0/conv1`` is its ``resnets.0.conv1``), so that checkpoints map by rule.
 """
 
 import dataclasses
@@ -22,6 +21,7 @@ from diffusion_jax.models.layers import (
     average_pool,
     upsample_nearest,
 )
+from diffusion_jax.models.transformer import SpatialTransformer, TransformerOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,7 @@ class BlockOptions:
     dropout: float
     initialization: Initialization
     dtype: DTypeLike
+    remat: bool = False
 
     def norm(self, name: str) -> GroupNorm:
         return GroupNorm(self.norm_groups, self.norm_eps, self.dtype, name=name)
@@ -48,13 +49,18 @@ class BlockOptions:
     def dense(self, features: int, name: str, *, last: bool = False) -> Dense:
         return Dense(features, self.initialization, last, self.dtype, name=name)
 
+    def resnet(self, features: int, name: str, resample: Literal["up", "down"] | None = None) -> nn.Module:
+        block = nn.remat(ResnetBlock, static_argnums=(3,)) if self.remat else ResnetBlock
+        return block(features, self, resample, name=name)
+
 
 class ResnetBlock(nn.Module):
     """Residual block with the time embedding between its two convolutions.
 
     Ho et al. 2020 add a projection of the embedding after the first convolution; with ``scale_shift_norm``
     (Nichol & Dhariwal 2021) it scales and shifts the second normalisation instead. ``resample`` puts a
-    factor-two change of resolution inside, on both paths (ADM, Dhariwal & Nichol 2021).
+    factor-two change of resolution inside, on both paths (ADM, Dhariwal & Nichol 2021). Without an embedding
+    (autoencoders) the block has no projection.
     """
 
     features: int
@@ -62,7 +68,7 @@ class ResnetBlock(nn.Module):
     resample: Literal["up", "down"] | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, embedding: jax.Array | None, train: bool) -> jax.Array:
         o = self.options
         h = nn.silu(o.norm("norm1")(x))
         if self.resample is not None:
@@ -70,13 +76,16 @@ class ResnetBlock(nn.Module):
             x, h = change(x), change(h)
         h = o.conv(self.features, "conv1")(h)
 
-        width = 2 * self.features if o.scale_shift_norm else self.features
-        shift = o.dense(width, "time_emb_proj")(nn.silu(embedding))[:, None, None, :]
-        if o.scale_shift_norm:
-            scale, shift = jnp.split(shift, 2, axis=-1)
-            h = o.norm("norm2")(h) * (1 + scale) + shift
+        if embedding is None:
+            h = o.norm("norm2")(h)
         else:
-            h = o.norm("norm2")(h + shift)
+            width = 2 * self.features if o.scale_shift_norm else self.features
+            shift = o.dense(width, "time_emb_proj")(nn.silu(embedding))[:, None, None, :]
+            if o.scale_shift_norm:
+                scale, shift = jnp.split(shift, 2, axis=-1)
+                h = o.norm("norm2")(h) * (1 + scale) + shift
+            else:
+                h = o.norm("norm2")(h + shift)
         h = nn.Dropout(o.dropout, deterministic=not train)(nn.silu(h))
         h = o.conv(self.features, "conv2", last=True)(h)
 
@@ -109,6 +118,22 @@ class Attention(nn.Module):
         q, k, v = (o.dense(channels, name)(h) for name in ("to_q", "to_k", "to_v"))
         h = attention(q, k, v, heads)
         return x + o.dense(channels, "to_out_0", last=True)(h.reshape(x.shape))
+
+
+def attend(
+    h: jax.Array,
+    context: jax.Array | None,
+    train: bool,
+    options: BlockOptions,
+    transformer: TransformerOptions | None,
+    name: str,
+    normalize: bool = True,
+) -> jax.Array:
+    """The attention of a level, a submodule of the caller: over the pixels, or a transformer with the context."""
+    if transformer is None:
+        return Attention(options, normalize, name=name)(h)
+    assert context is not None
+    return SpatialTransformer(transformer, name=name)(h, context, train)
 
 
 class Downsample(nn.Module):
@@ -147,26 +172,31 @@ class Upsample(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """One level of the way down; returns its output and what the way up will take from it, in order."""
+    """One level of the way down; returns its output and what the way up will take from it, in order.
+
+    With ``transformer`` the attention is a :class:`SpatialTransformer` that also looks at the context [B, M, D].
+    """
 
     features: int
     num_blocks: int
     attention: bool
     downsample: bool
     options: BlockOptions
+    transformer: TransformerOptions | None = None
 
     @nn.compact
-    def __call__(self, h: jax.Array, embedding: jax.Array, train: bool) -> tuple[jax.Array, list[jax.Array]]:
+    def __call__(
+        self, h: jax.Array, embedding: jax.Array | None, train: bool, context: jax.Array | None = None
+    ) -> tuple[jax.Array, list[jax.Array]]:
         skips = []
         for i in range(self.num_blocks):
-            h = ResnetBlock(self.features, self.options, name=f"resnets_{i}")(h, embedding, train)
+            h = self.options.resnet(self.features, f"resnets_{i}")(h, embedding, train)
             if self.attention:
-                h = Attention(self.options, name=f"attentions_{i}")(h)
+                h = attend(h, context, train, self.options, self.transformer, f"attentions_{i}")
             skips.append(h)
         if self.downsample:
             if self.options.resample == "resblock":
-                block = ResnetBlock(self.features, self.options, "down", name="downsamplers_0")
-                h = block(h, embedding, train)
+                h = self.options.resnet(self.features, "downsamplers_0", "down")(h, embedding, train)
             else:
                 h = Downsample(self.features, self.options, name="downsamplers_0")(h)
             skips.append(h)
@@ -180,33 +210,45 @@ class MidBlock(nn.Module):
     attention: bool
     attention_norm: bool
     options: BlockOptions
+    transformer: TransformerOptions | None = None
 
     @nn.compact
-    def __call__(self, h: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
-        h = ResnetBlock(self.features, self.options, name="resnets_0")(h, embedding, train)
+    def __call__(
+        self, h: jax.Array, embedding: jax.Array | None, train: bool, context: jax.Array | None = None
+    ) -> jax.Array:
+        h = self.options.resnet(self.features, "resnets_0")(h, embedding, train)
         if self.attention:
-            h = Attention(self.options, self.attention_norm, name="attentions_0")(h)
-        return ResnetBlock(self.features, self.options, name="resnets_1")(h, embedding, train)
+            h = attend(h, context, train, self.options, self.transformer, "attentions_0", self.attention_norm)
+        return self.options.resnet(self.features, "resnets_1")(h, embedding, train)
 
 
 class UpBlock(nn.Module):
-    """One level of the way up; takes one skip from the end of ``skips`` for each of its blocks."""
+    """One level of the way up; takes one skip from the end of ``skips`` for each of its blocks, if there are skips."""
 
     features: int
     num_blocks: int
     attention: bool
     upsample: bool
     options: BlockOptions
+    transformer: TransformerOptions | None = None
 
     @nn.compact
-    def __call__(self, h: jax.Array, skips: list[jax.Array], embedding: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self,
+        h: jax.Array,
+        skips: list[jax.Array] | None,
+        embedding: jax.Array | None,
+        train: bool,
+        context: jax.Array | None = None,
+    ) -> jax.Array:
         for i in range(self.num_blocks):
-            h = jnp.concatenate([h, skips.pop()], axis=-1)
-            h = ResnetBlock(self.features, self.options, name=f"resnets_{i}")(h, embedding, train)
+            if skips is not None:
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+            h = self.options.resnet(self.features, f"resnets_{i}")(h, embedding, train)
             if self.attention:
-                h = Attention(self.options, name=f"attentions_{i}")(h)
+                h = attend(h, context, train, self.options, self.transformer, f"attentions_{i}")
         if not self.upsample:
             return h
         if self.options.resample == "resblock":
-            return ResnetBlock(self.features, self.options, "up", name="upsamplers_0")(h, embedding, train)
+            return self.options.resnet(self.features, "upsamplers_0", "up")(h, embedding, train)
         return Upsample(self.features, self.options, name="upsamplers_0")(h)

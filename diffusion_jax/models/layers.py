@@ -64,6 +64,7 @@ class Conv(nn.Module):
     initialization: Initialization = "ddpm"
     last: bool = False
     dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -71,8 +72,11 @@ class Conv(nn.Module):
         fan_in, fan_out = k * k * channels, k * k * self.features
         init = kernel_init(self.initialization, self.last, fan_in, fan_out)
         kernel = self.param("kernel", init, (k, k, channels, self.features), jnp.float32)
+        h = self._convolve(x.astype(self.dtype), kernel)
+        if not self.use_bias:
+            return h
         bias = self.param("bias", bias_init(self.initialization, self.last, fan_in), (self.features,), jnp.float32)
-        return self._convolve(x.astype(self.dtype), kernel) + bias.astype(self.dtype)
+        return h + bias.astype(self.dtype)
 
     def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         kernel = kernel.astype(x.dtype)
@@ -133,14 +137,18 @@ class Dense(nn.Module):
     last: bool = False
     dtype: DTypeLike = jnp.float32
     kernel_initializer: Initializer | None = None
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
         scheme = kernel_init(self.initialization, self.last, channels, self.features)
         kernel = self.param("kernel", self.kernel_initializer or scheme, (channels, self.features), jnp.float32)
+        h = matmul(x.astype(self.dtype), kernel.astype(self.dtype))
+        if not self.use_bias:
+            return h
         bias = self.param("bias", bias_init(self.initialization, self.last, channels), (self.features,), jnp.float32)
-        return matmul(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+        return h + bias.astype(self.dtype)
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:

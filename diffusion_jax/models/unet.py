@@ -43,6 +43,7 @@ class UNet(nn.Module):
     - flip_sin_to_cos, freq_shift: see :func:`diffusion_jax.models.layers.timestep_embedding`; OpenAI: True, 0.
     - dropout: inside residual blocks, when training.
     - initialization: "ddpm" or "pytorch", see :mod:`diffusion_jax.models.layers`.
+    - remat: recompute residual blocks in the backward pass instead of keeping what is inside them.
     - dtype: of the computation. Parameters, normalisation statistics, softmax and output are float32.
     """
 
@@ -67,6 +68,7 @@ class UNet(nn.Module):
     freq_shift: float = 1.0
     dropout: float = 0.1
     initialization: Initialization = "ddpm"
+    remat: bool = False
     dtype: DTypeLike = "float32"
 
     @nn.compact

@@ -1,0 +1,96 @@
+"""diffusers' AutoencoderKL: the autoencoders of Stable Diffusion, SDXL, SD 3 and Flux."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from diffusion_jax.hub import diffusers
+from diffusion_jax.hub.format import Config, Format
+from diffusion_jax.hub.tensors import Shapes
+from diffusion_jax.models.autoencoder import AutoencoderKL
+
+CLASS = "AutoencoderKL"
+DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
+# AutoencoderKL's own defaults, for the older files that do not state every setting
+DEFAULTS: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": [DOWN],
+    "up_block_types": [UP],
+    "block_out_channels": [64],
+    "layers_per_block": 1,
+    "act_fn": "silu",
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "sample_size": 32,
+    "scaling_factor": 0.18215,
+    "shift_factor": None,
+    "latents_mean": None,
+    "latents_std": None,
+    "force_upcast": True,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+    "mid_block_add_attention": True,
+}
+COVERED = {"act_fn": ("silu",), "latents_mean": (None,), "latents_std": (None,)}
+# settings that are fields of the network under another name
+FIELDS = {
+    "out_channels": "out_channels",
+    "latent_channels": "latent_channels",
+    "layers_per_block": "num_res_blocks",
+    "mid_block_add_attention": "mid_attention",
+    "use_quant_conv": "use_quant_conv",
+    "use_post_quant_conv": "use_post_quant_conv",
+    "norm_num_groups": "norm_groups",
+    "scaling_factor": "scaling_factor",
+    "shift_factor": "shift_factor",
+    "force_upcast": "force_upcast",
+}
+
+
+def build(config: Config, dtype: DTypeLike) -> AutoencoderKL:
+    c = DEFAULTS | dict(config)
+    diffusers.check_covered(CLASS, c, COVERED)
+    for field, block in (("down_block_types", DOWN), ("up_block_types", UP)):
+        if list(c[field]) != [block] * len(c["block_out_channels"]):
+            raise diffusers.not_covered(CLASS, field, c[field], f"{block} for each of block_out_channels")
+    size = c["sample_size"]
+    return AutoencoderKL(
+        widths=tuple(c["block_out_channels"]),
+        sample_size=size[0] if isinstance(size, list) else size,
+        dtype=dtype,
+        **{here: c[there] for there, here in FIELDS.items()},
+    )
+
+
+def describe(model: AutoencoderKL, shapes: Shapes) -> dict[str, Any]:
+    levels = len(model.widths)
+    return DEFAULTS | {
+        "_class_name": CLASS,
+        "in_channels": shapes[("encoder", "conv_in", "kernel")][2],
+        "block_out_channels": list(model.widths),
+        "down_block_types": [DOWN] * levels,
+        "up_block_types": [UP] * levels,
+        "sample_size": model.sample_size,
+        **{there: getattr(model, here) for there, here in FIELDS.items()},
+    }
+
+
+def inputs(model: AutoencoderKL, config: Config) -> dict[str, Any]:
+    channels = config.get("in_channels", DEFAULTS["in_channels"])
+    return {"sample": jnp.zeros((1, model.factor, model.factor, channels))}
+
+
+FORMAT = Format(
+    name="diffusers",
+    covers="AutoencoderKL (diffusers)",
+    model_class=AutoencoderKL,
+    stem=diffusers.STEM,
+    matches=lambda config: config.get("_class_name") == CLASS,
+    build=build,
+    describe=describe,
+    inputs=inputs,
+    tensors=diffusers.tensors,
+    rename=diffusers.rename,
+)
