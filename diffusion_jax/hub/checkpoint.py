@@ -6,7 +6,7 @@ from typing import Any
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffusion_jax.hub import autoencoder, dit, edm, edm2, openai_unet, tiny_autoencoder, unet2d
+from diffusion_jax.hub import autoencoder, conditional_unet, dit, edm, edm2, openai_unet, tiny_autoencoder, unet2d
 from diffusion_jax.hub.files import CheckpointError, read_config, read_tensors, write_config, write_tensors
 from diffusion_jax.hub.format import Config, Format, parameter_shapes
 from diffusion_jax.hub.tensors import flatten, from_params, to_params
@@ -18,6 +18,8 @@ FORMATS: tuple[Format, ...] = (
     edm.FORMAT,
     edm2.FORMAT,
     openai_unet.FORMAT,
+    conditional_unet.UNET_FORMAT,
+    conditional_unet.CONTROLNET_FORMAT,
     autoencoder.FORMAT,
     tiny_autoencoder.FORMAT,
 )

@@ -1,34 +1,23 @@
-"""Autoencoders: outputs of diffusers, tiles and slices, and the way back to the files."""
+"""Autoencoders: outputs of diffusers, tiles and slices, and the way back to the files.
 
-import json
-from pathlib import Path
+The golden "vae-kl-tiled" is the network of "vae-kl" after ``enable_tiling()`` in diffusers 0.42.1.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
 from diffusion_jax import hub
 from diffusion_jax.models.autoencoder import AutoencoderKL
 from tests import golden
+from tests.hub.folders import assert_close, assert_round_trip, write
 
 KL = ("vae-kl", "vae-kl-16ch")
 
 
-def write(name: str, directory: Path, **settings) -> Path:
-    directory.mkdir(exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(golden.config(name) | settings))
-    save_file(golden.fill_tensors(name), directory / "diffusion_pytorch_model.safetensors")
-    return directory
-
-
 def run(model, params, x, method):
     return jax.jit(lambda p, x: model.apply({"params": p}, x, method=method))(params, x)
-
-
-def assert_close(actual, expected, tolerance=1e-5):
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", KL)
@@ -67,20 +56,7 @@ def test_an_image_of_one_tile_is_not_tiled(tmp_path):
 
 @pytest.mark.parametrize("name", [*KL, "vae-tiny"])
 def test_round_trip_is_bit_identical(name, tmp_path):
-    model, params = hub.load(write(name, tmp_path / "there"))
-    hub.save(model, params, tmp_path / "back")
-    again, loaded = hub.load(tmp_path / "back")
-    assert again == model
-    jax.tree.map(np.testing.assert_array_equal, loaded, params)
-    original = golden.fill_tensors(name)
-    written = load_file(tmp_path / "back" / "diffusion_pytorch_model.safetensors")
-    assert written.keys() == original.keys()
-    for tensor, value in original.items():
-        np.testing.assert_array_equal(written[tensor], value, err_msg=tensor)
-    config = json.loads((tmp_path / "back" / "config.json").read_text())
-    for field, value in golden.config(name).items():
-        if field != "_diffusers_version":
-            assert config[field] == value, field
+    assert_round_trip(name, tmp_path)
 
 
 def test_log_variance_is_clamped(tmp_path):
