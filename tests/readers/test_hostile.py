@@ -5,8 +5,6 @@ import collections
 import io
 import os
 import pickle
-import sys
-import types
 import zipfile
 
 import numpy as np
@@ -16,61 +14,12 @@ from hypothesis import strategies as st
 
 from diffusion_jax import readers
 from tests.readers.test_read import FILES, FIXTURES
-
-
-class Call:
-    """Pickles as a call of a function, and perhaps a state for its result."""
-
-    def __init__(self, function, *arguments, state=None):
-        self.parts = (function, arguments) if state is None else (function, arguments, state)
-
-    def __reduce__(self):
-        return self.parts
-
-
-class Storage:
-    def __init__(self, kind="FloatStorage", count=4, key="0", extra=(None,)):
-        self.identifier = ("storage", kind, key, "cpu", count, *extra)
+from tests.readers.torch_writer import Call, Storage, stand_in, zipped
 
 
 @pytest.fixture
 def torch(monkeypatch):
-    """Functions and types that pickle under PyTorch's names."""
-    found = types.SimpleNamespace()
-    globals_ = {
-        "torch": ("FloatStorage", "QuantizedStorage"),
-        "torch._utils": ("_rebuild_tensor_v2", "_rebuild_parameter"),
-        "torch.storage": ("_load_from_bytes",),
-        "torch_utils": (),
-        "torch_utils.persistence": ("_reconstruct_persistent_obj",),
-    }
-    for module, names in globals_.items():
-        stub = types.ModuleType(module)
-        monkeypatch.setitem(sys.modules, module, stub)
-        for name in names:
-            kind = type(name, (), {"__module__": module})
-            setattr(stub, name, kind)
-            setattr(found, name.strip("_"), kind)
-    return found
-
-
-def zipped(tree, torch=None, **storages):
-    """A file of PyTorch's zip layout."""
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, obj):
-            if isinstance(obj, Storage):
-                mark, kind, *rest = obj.identifier
-                return (mark, getattr(torch, kind), *rest)
-            return None
-
-    program, file = io.BytesIO(), io.BytesIO()
-    Pickler(program, protocol=2).dump(tree)
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("x/data.pkl", program.getvalue())
-        for key, data in storages.items():
-            archive.writestr(f"x/data/{key.removeprefix('s')}", data)
-    return file.getvalue()
+    return stand_in(monkeypatch)
 
 
 def refusal(folder, data):

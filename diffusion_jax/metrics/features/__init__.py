@@ -1,28 +1,90 @@
 """Feature extractors by name: what a protocol calls its features."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from diffusion_jax.metrics.features.extractor import Extractor
+import jax
+
+from diffusion_jax.metrics.features import inception, inception_weights
+from diffusion_jax.metrics.features.extractor import Extractor, precision_name, weights_sha256
+from diffusion_jax.metrics.features.inception import Inception
 from diffusion_jax.metrics.features.small_classifier import DIGITS_CLASSIFIER, classifier_extractor, digits_classifier
 
-NAMES = (DIGITS_CLASSIFIER,)
+__all__ = ["NAMES", "Extractor", "classifier_extractor", "load", "load_inception"]
 
-__all__ = ["NAMES", "Extractor", "classifier_extractor", "load"]
+INCEPTION = inception_weights.SOURCE.name
 
 
-def load(name: str, weights: str | Path | None = None, *, fast: bool = False) -> Extractor:
+def load(
+    name: str, weights: str | Path | None = None, *, fast: bool = False, preprocessing: str | None = None
+) -> Extractor:
     """The extractor of that name, its weights in memory.
 
     Args:
-      name: one of `NAMES`.
+      name: one of `NAMES`; "inception" is short for "inception-2015-12-05".
       weights: the file (or folder) that holds its weights; None for those that are installed, cached or downloaded.
       fast: default matrix precision and bfloat16 convolutions, which move the numbers; recorded in the settings.
+      preprocessing: how images come to the network's size and range, where references differ: for Inception "tf" (the
+        default), "pytorch-fid" or "clean".
 
     Raises:
       ValueError: in one line: an unknown name, weights that are missing (with the file to put and where) or unreadable.
     """
-    if name == DIGITS_CLASSIFIER:
-        if weights is not None or fast:
-            raise ValueError(f"{name} is trained where it is used: it takes neither weights nor fast")
-        return digits_classifier()
-    raise ValueError(f"features {name!r} are unknown; they could be {', '.join(NAMES)}")
+    name = INCEPTION if name == "inception" else name
+    if name not in _LOADERS:
+        raise ValueError(f"features {name!r} are unknown; they could be {', '.join(NAMES)}")
+    return _LOADERS[name](weights, fast, preprocessing)
+
+
+def load_inception(
+    weights: str | Path | None = None, *, fast: bool = False, preprocessing: str = "tf"
+) -> tuple[Inception, dict[str, Any]]:
+    """The Inception of FID as (module, params): `module.apply({"params": params}, images)`; see :class:`Inception`.
+
+    Args:
+      weights: pytorch-fid's .pth (either layout), NVIDIA's .pt or .pkl, the frozen .pb, the pickle of jax-fid, or a
+        .npz or .safetensors with the names of one of them; None for the file in the cache, downloaded if need be.
+      fast, preprocessing: as in :func:`load`.
+
+    Raises:
+      ValueError: in one line: no weights, unreadable ones, or another network.
+    """
+    if preprocessing not in inception.PREPROCESSING:
+        raise ValueError(
+            f"preprocessing {preprocessing!r} is unknown; it could be {', '.join(inception.PREPROCESSING)}"
+        )
+    return Inception(preprocessing, fast), inception_weights.load_params(weights)
+
+
+def _inception(weights: str | Path | None, fast: bool, preprocessing: str | None) -> Extractor:
+    preprocessing = preprocessing or "tf"
+    module, params = load_inception(weights, fast=fast, preprocessing=preprocessing)
+
+    def apply(params: Any, images: jax.Array) -> dict[str, jax.Array]:
+        outputs: Any = module.apply({"params": params}, images)
+        return {"features": outputs["pool"], **outputs}
+
+    resize, scaling = inception.PREPROCESSING[preprocessing]
+    settings = {"preprocessing": preprocessing, "input_size": inception.SIZE, "resize": resize, "scaling": scaling}
+    return Extractor(
+        name=INCEPTION,
+        apply=apply,
+        params=params,
+        feature_dim=inception.POOL_FEATURES,
+        weights_sha256=weights_sha256(params),
+        settings=settings | {"precision": precision_name(fast)},
+    )
+
+
+def _digits(weights: str | Path | None, fast: bool, preprocessing: str | None) -> Extractor:
+    if weights is not None or fast or preprocessing is not None:
+        raise ValueError(f"{DIGITS_CLASSIFIER} is trained where it is used: it takes neither weights nor fast")
+    return digits_classifier()
+
+
+_LOADERS: dict[str, Callable[[str | Path | None, bool, str | None], Extractor]] = {
+    INCEPTION: _inception,
+    DIGITS_CLASSIFIER: _digits,
+}
+NAMES = tuple(_LOADERS)
