@@ -6,7 +6,17 @@ from typing import Any
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffusion_jax.hub import autoencoder, conditional_unet, dit, edm, edm2, openai_unet, tiny_autoencoder, unet2d
+from diffusion_jax.hub import (
+    autoencoder,
+    conditional_unet,
+    dit,
+    edm,
+    edm2,
+    mmdit,
+    openai_unet,
+    tiny_autoencoder,
+    unet2d,
+)
 from diffusion_jax.hub.files import CheckpointError, read_config, read_tensors, write_config, write_tensors
 from diffusion_jax.hub.format import Config, Format, parameter_shapes
 from diffusion_jax.hub.tensors import flatten, from_params, to_params
@@ -15,6 +25,7 @@ FORMATS: tuple[Format, ...] = (
     unet2d.FORMAT,
     dit.FORMAT,
     dit.ORIGINAL_FORMAT,
+    mmdit.FORMAT,
     edm.FORMAT,
     edm2.FORMAT,
     openai_unet.FORMAT,

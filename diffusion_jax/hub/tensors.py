@@ -19,13 +19,16 @@ Shapes = Mapping[Path, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a file and the parameters stored in it (several where the file fuses them)."""
+    """One tensor of a file and the parameters stored in it (several where the file fuses them; none for a constant,
+    which is optional in files that are read).
+    """
 
     name: str
     shape: tuple[int, ...]
     paths: tuple[Path, ...]
     unpack: Callable[[np.ndarray], Sequence[np.ndarray]]
     pack: Callable[[Sequence[np.ndarray]], np.ndarray]
+    optional: bool = False
 
 
 def parameter(name: str, path: Path, shape: tuple[int, ...], extra_axes: int = 0) -> Tensor:
@@ -113,7 +116,7 @@ def to_params(layout: Iterable[Tensor], tensors: Mapping[str, np.ndarray], *, wh
       CheckpointError: naming every missing, left-over and wrongly shaped tensor.
     """
     wanted = {tensor.name: tensor for tensor in layout}
-    missing = [name for name in wanted if name not in tensors]
+    missing = [name for name, tensor in wanted.items() if name not in tensors and not tensor.optional]
     left_over = [name for name in tensors if name not in wanted]
     wrong = [
         f"{name} is {list(tensors[name].shape)}, not {list(tensor.shape)}"
@@ -129,6 +132,8 @@ def to_params(layout: Iterable[Tensor], tensors: Mapping[str, np.ndarray], *, wh
         raise CheckpointError(f"{where}: the tensors do not fit config.json; {'; '.join(problems)}")
     leaves: dict[Path, np.ndarray] = {}
     for name, tensor in wanted.items():
+        if tensor.optional and name not in tensors:
+            continue
         for path, value in zip(tensor.paths, tensor.unpack(tensors[name]), strict=True):
             leaves[path] = np.asarray(value, dtype=np.float32, order="C")
     return unflatten(leaves)

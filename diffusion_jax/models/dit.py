@@ -235,15 +235,16 @@ def position_embedding(grid: tuple[int, int], base: tuple[int, int], width: int)
     10000^(-i / (width / 4)). base: the number of patches an axis that the network was made for; on other grids places
     are scaled to it.
     """
-    quarter = width // 4
-    frequencies = 10_000.0 ** (-np.arange(quarter) / quarter)
-
-    def encode(count: int, made_for: int) -> np.ndarray:
-        angles = (np.arange(count) * made_for / count)[:, None] * frequencies
-        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-
-    rows, columns = (encode(count, made_for) for count, made_for in zip(grid, base, strict=True))
+    places = (np.arange(count) * made_for / count for count, made_for in zip(grid, base, strict=True))
+    rows, columns = (encode_places(place, width) for place in places)
     return np.concatenate([np.tile(columns, (grid[0], 1)), np.repeat(rows, grid[1], axis=0)], axis=1)
+
+
+def encode_places(places: np.ndarray, width: int) -> np.ndarray:
+    """Sines and cosines of places along one axis, [count] -> float64 [count, width / 2]."""
+    quarter = width // 4
+    angles = places[:, None] * 10_000.0 ** (-np.arange(quarter) / quarter)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
 def _split(modulation: jax.Array, parts: int) -> list[jax.Array]:

@@ -6,6 +6,7 @@ One network, three papers: Ho et al. 2020 (arXiv:2006.11239, appendix B), Nichol
 """
 
 import dataclasses
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.models import checks
 from diffusion_jax.models.blocks import BlockOptions, DownBlock, MidBlock, UpBlock
-from diffusion_jax.models.layers import INITIALIZATIONS, Initialization, timestep_embedding
+from diffusion_jax.models.layers import INITIALIZATIONS, Dense, Initialization, timestep_embedding
 
 RESAMPLES = ("conv", "resblock")
 
@@ -202,11 +203,17 @@ class UNet(nn.Module):
         return BlockOptions(**{**values, "dtype": jnp.dtype(self.dtype)})
 
 
+class DenseOptions(Protocol):
+    """Whatever settles how a network's dense layers are made."""
+
+    def dense(self, features: int, name: str) -> Dense: ...
+
+
 class TimeEmbedding(nn.Module):
     """Two dense layers with SiLU between them, [B, channels] -> [B, features]."""
 
     features: int
-    options: BlockOptions
+    options: DenseOptions
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
