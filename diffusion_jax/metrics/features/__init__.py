@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from diffusion_jax.metrics.features import inception, inception_weights
+from diffusion_jax.metrics.features import efficientnet, inception, inception_weights
 from diffusion_jax.metrics.features.extractor import Extractor, precision_name, weights_sha256
 from diffusion_jax.metrics.features.inception import Inception
 from diffusion_jax.metrics.features.small_classifier import DIGITS_CLASSIFIER, classifier_extractor, digits_classifier
@@ -78,13 +78,25 @@ def _inception(weights: str | Path | None, fast: bool, preprocessing: str | None
 
 
 def _digits(weights: str | Path | None, fast: bool, preprocessing: str | None) -> Extractor:
-    if weights is not None or fast or preprocessing is not None:
+    _only_one(preprocessing, DIGITS_CLASSIFIER)
+    if weights is not None or fast:
         raise ValueError(f"{DIGITS_CLASSIFIER} is trained where it is used: it takes neither weights nor fast")
     return digits_classifier()
 
 
+def _efficientnet(weights: str | Path | None, fast: bool, preprocessing: str | None) -> Extractor:
+    _only_one(preprocessing, efficientnet.NAME)
+    return efficientnet.load(weights, fast)
+
+
+def _only_one(preprocessing: str | None, name: str) -> None:
+    if preprocessing is not None:
+        raise ValueError(f"preprocessing {preprocessing!r}: {name} has only one, so that it cannot be chosen")
+
+
 _LOADERS: dict[str, Callable[[str | Path | None, bool, str | None], Extractor]] = {
     INCEPTION: _inception,
+    efficientnet.NAME: _efficientnet,
     DIGITS_CLASSIFIER: _digits,
 }
 NAMES = tuple(_LOADERS)

@@ -52,6 +52,18 @@ def weights_sha256(params: Any) -> str:
     return digest.hexdigest()
 
 
+def unflattened(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree whose paths, joined by "/", are the names."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *scopes, last = name.split("/")
+        node = tree
+        for scope in scopes:
+            node = node.setdefault(scope, {})
+        node[last] = leaf
+    return tree
+
+
 def precision_name(fast: bool) -> str:
     """How the precision is written in the settings."""
     return FAST if fast else EXACT

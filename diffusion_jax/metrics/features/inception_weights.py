@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.metrics import weights
+from diffusion_jax.metrics.features.extractor import unflattened
+from diffusion_jax.metrics.features.folding import folded
 
 SOURCE = weights.Source(
     name="inception-2015-12-05",
@@ -24,7 +26,6 @@ SOURCE = weights.Source(
         "4e030efa5bccac3222d975f658d1884f9e00fab24f2812082884539220b90d77": "jax-fid's inception_v3_weights_fid.pickle",
     },
 )
-EPSILON = 1e-3
 CLASSES = 1008
 # Our (torchvision's) name of each unit of a block -> its scope in the TensorFlow graph.
 _STEM = {
@@ -103,15 +104,7 @@ def load_params(path: str | Path | None) -> dict[str, Any]:
       ValueError: in one line: no file (with the one to put and where), one that cannot be read, or another network.
     """
     file = weights.find(SOURCE, path)
-    leaves = weights.load(SOURCE, file, lambda tensors: to_params(tensors, where=str(file)))
-    params: dict[str, Any] = {}
-    for name, array in leaves.items():
-        *scopes, leaf = name.split("/")
-        node = params
-        for scope in scopes:
-            node = node.setdefault(scope, {})
-        node[leaf] = array
-    return params
+    return unflattened(weights.load(SOURCE, file, lambda tensors: to_params(tensors, where=str(file))))
 
 
 def to_params(tensors: Tensors, *, where: str) -> dict[str, np.ndarray]:
@@ -135,7 +128,7 @@ def to_params(tensors: Tensors, *, where: str) -> dict[str, np.ndarray]:
     try:
         params: dict[str, np.ndarray] = {}
         for path, scope in units():
-            for leaf, array in _folded(*layout.unit(tensors, path, scope)).items():
+            for leaf, array in folded(*layout.unit(tensors, path, scope)).items():
                 params["/".join((*path, leaf))] = array
         kernel, bias = layout.logits(tensors)
     except KeyError as error:
@@ -220,10 +213,3 @@ class _JaxFid:
 # What conversions in the cache have.
 _CONVERTED = "Conv2d_1a_3x3/kernel"
 _LAYOUTS = (_PytorchFid, _TensorFlow, _Nvidia, _JaxFid)
-
-
-def _folded(kernel: np.ndarray, *statistics: np.ndarray) -> dict[str, np.ndarray]:
-    """Convolution and batch normalisation as one convolution with a bias."""
-    gamma, beta, mean, variance = (np.asarray(part, np.float64).reshape(-1) for part in statistics)
-    scale = gamma / np.sqrt(variance + EPSILON)
-    return {"kernel": (kernel * scale).astype(np.float32), "bias": (beta - mean * scale).astype(np.float32)}
