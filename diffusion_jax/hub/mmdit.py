@@ -12,7 +12,6 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from diffusion_jax.hub import diffusers
-from diffusion_jax.hub.files import CheckpointError
 from diffusion_jax.hub.format import Config, Format
 from diffusion_jax.hub.tensors import Shapes, Tensor, leaf_name, parameter
 from diffusion_jax.models.mmdit import MMDiT, position_table

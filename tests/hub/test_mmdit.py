@@ -78,7 +78,7 @@ def test_settings_that_are_not_covered_are_refused(settings, message, tmp_path):
 def test_latents_beyond_the_table_are_refused(tmp_path):
     model, params = hub.load(write("mmdit-sd35", tmp_path))
     recorded = golden.load("mmdit-sd35")
-    with pytest.raises(ValueError, match="latents of 26x16: .* multiples of patch_size=2, up to 24"):
+    with pytest.raises(ValueError, match=r"latents of 26x16: .* multiples of patch_size=2, up to 24"):
         model.apply(
             {"params": params},
             np.zeros((2, 26, 16, 16), np.float32),
