@@ -119,7 +119,7 @@ class Progress:
         self._start_step, self._step, self._num_steps = start_step, start_step, num_steps
         self._batch_size = batch_size
         self._start = self._last_line = time.monotonic()
-        self._loss = math.nan
+        self._loss = ""
         self._quiet = jax.process_index() != 0
         self._bar = None
         if self._stream.isatty() and not self._quiet:
@@ -130,10 +130,10 @@ class Progress:
     def update(self, step: int, loss: float | None = None) -> None:
         """`step` updates were made; `loss` is the newest average, where there is a new one."""
         if loss is not None:
-            self._loss = loss
+            self._loss = f", loss {loss:.4g}"
         if self._bar is not None:
             rate = (step - self._start_step) / max(time.monotonic() - self._start, 1e-9)
-            self._bar.set_postfix_str(f"{rate * self._batch_size:.0f} images/s, loss {self._loss:.4g}", refresh=False)
+            self._bar.set_postfix_str(f"{rate * self._batch_size:.0f} images/s{self._loss}", refresh=False)
             self._bar.update(step - self._step)
         self._step = step
         if not self._quiet and self._bar is None and time.monotonic() - self._last_line >= LINE_SECONDS:
@@ -145,7 +145,7 @@ class Progress:
         rate = (self._step - self._start_step) / max(time.monotonic() - self._start, 1e-9)
         left = datetime.timedelta(seconds=round((self._num_steps - self._step) / rate)) if rate else "?"
         return (
-            f"step {self._step}/{self._num_steps}, loss {self._loss:.4g}, {rate:.3g} steps/s, "
+            f"step {self._step}/{self._num_steps}{self._loss}, {rate:.3g} steps/s, "
             f"{rate * self._batch_size:.0f} images/s, {left} left"
         )
 

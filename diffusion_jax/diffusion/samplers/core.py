@@ -23,6 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.diffusion.arrays import standard_normal
+
 Predict = Callable[[jax.Array, jax.Array], jax.Array]
 # float64 NumPy outside of a compiled program, a JAX array inside.
 Column = Any
@@ -240,9 +242,7 @@ def sample(
         if noise is not None:
             unit = jnp.asarray(noise, x_T.dtype)[row.step]
         elif keys is not None:
-            unit = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, row.step), x_T.shape[1:], x_T.dtype))(
-                keys
-            )
+            unit = jax.vmap(lambda k: standard_normal(jax.random.fold_in(k, row.step), x_T.shape[1:], x_T.dtype))(keys)
 
         x = row.churn[0] * state.x + row.churn[1] * unit if sampler.stochastic else state.x
         output = predict(row.input_scale * x, row.timestep).astype(x_T.dtype)
@@ -302,5 +302,5 @@ def initial_noise(
     sampler: Sampler | Solver, keys: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
 ) -> jax.Array:
     """x_T [B, *shape], image i from keys[i] alone. The fold keeps it apart from the noise of the steps."""
-    start = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 2**31 - 1), shape, dtype))(keys)
+    start = jax.vmap(lambda key: standard_normal(jax.random.fold_in(key, 2**31 - 1), shape, dtype))(keys)
     return sampler.init_noise_sigma * start
