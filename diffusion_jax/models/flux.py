@@ -75,7 +75,8 @@ class FluxTransformer(nn.Module):
         context = o.dense(o.width, "context_embedder")(encoder_hidden_states)
         rotation = rotary_angles(jnp.concatenate([jnp.asarray(img_ids), jnp.asarray(txt_ids)]), self.rotary_widths)
 
-        block, single = (nn.remat(kind) if self.remat else kind for kind in (JointBlock, SingleBlock))
+        block = nn.remat(JointBlock) if self.remat else JointBlock
+        single = nn.remat(SingleBlock) if self.remat else SingleBlock
         for i in range(self.depth):
             h, context = block(o, name=f"transformer_blocks_{i}")(h, context, condition, rotation)
         h = jnp.concatenate([h, context], axis=1)

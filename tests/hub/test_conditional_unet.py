@@ -116,9 +116,7 @@ def test_inputs_that_do_not_fit_are_refused(tmp_path):
     model, params = hub.load(write("unet-sdxl", tmp_path / "unet"))
     given = arguments("unet-sdxl")
     apply = lambda **changes: model.apply({"params": params}, **(given | changes))  # noqa: E731
-    with pytest.raises(
-        ValueError, match="holds nothing; this network needs text_embeds and time_ids"
-    ):
+    with pytest.raises(ValueError, match="holds nothing; this network needs text_embeds and time_ids"):
         apply(added_cond_kwargs=None)
     with pytest.raises(ValueError, match="sample of 15 pixels: its 2 levels need a multiple of 2"):
         apply(sample=jnp.zeros((2, 15, 16, 4)))
