@@ -29,7 +29,10 @@ def test_standard_error_is_the_jackknife(monkeypatch):
 
 def test_standard_error_is_the_spread_over_new_images():
     random = np.random.default_rng(1)
-    draws = [metrics.kernel_distance_error(*(random.normal(size=(2, 60, 3)) + [[[0]], [[0.5]]])) for _ in range(200)]
+    draws = [
+        metrics.kernel_distance_error(random.normal(size=(60, 3)), 0.5 + random.normal(size=(60, 3)))
+        for _ in range(200)
+    ]
     values, errors = np.array(draws).T
     assert np.mean(errors) == pytest.approx(np.std(values), rel=0.15)
 

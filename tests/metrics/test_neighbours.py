@@ -28,7 +28,7 @@ def test_against_the_whole_matrix(small_blocks, k):
     between = distances(generated, real)
     precision, recall = metrics.precision_recall(real, generated, k)
     assert precision == (between <= radii(real, k)).any(axis=1).mean()
-    assert recall == (between.T <= radii(generated, k)).any(axis=1).mean()
+    assert recall == (radii(generated, k) >= between.T).any(axis=1).mean()
     density, coverage = metrics.density_coverage(real, generated, k)
     inside = between < radii(real, k)
     assert density == pytest.approx(inside.sum() / k / len(generated))

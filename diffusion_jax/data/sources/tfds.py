@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,44 @@ def load(name: str, split: str, *, image_size: int, channels: int = 3, data_dir:
         ValueError: an unknown dataset, one that is not prepared as array_record (with the command that prepares it),
             or one without an image feature of bytes.
     """
+    records, (image_key, label_key, class_names) = _records(
+        name, lambda splits: _tfds_split(name, split, splits), data_dir
+    )
+    return TfdsImages(records, f"tfds:{name} {split}", image_key, label_key, class_names, image_size, channels)
+
+
+def encoded_images(name: str, split: str, data_dir: str | None = None) -> Sequence[bytes]:
+    """The image files of one split as TFDS has them, for measuring: no square, no size, no labels.
+
+    `split` is TFDS's own ("train", "test[:10%]"); everything else, and what is raised, as in `load`.
+    """
+
+    def choose(splits: list[str]) -> str:
+        if split.partition("[")[0] not in splits:
+            raise ValueError(f"TFDS dataset {name!r} has no split {split!r}; it has {', '.join(splits)}")
+        return split
+
+    records, (image_key, _, _) = _records(name, choose, data_dir)
+    return _Column(records, image_key)
+
+
+class _Column(Sequence[bytes]):
+    """One feature of every record, read when asked for."""
+
+    def __init__(self, records: Any, key: str):
+        self._records, self._key = records, key
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._records[index][self._key]
+
+
+def _records(
+    name: str, choose: Callable[[list[str]], str], data_dir: str | None
+) -> tuple[Any, tuple[str, str | None, tuple[str, ...] | None]]:
+    """The records of the split chosen from the names of all, with encoded images, and `_features`."""
     import tensorflow_datasets as tfds  # half a second, and only this source needs it
 
     builder = _builder(name, data_dir)
@@ -80,20 +119,20 @@ def load(name: str, split: str, *, image_size: int, channels: int = 3, data_dir:
             f"TFDS dataset {name!r} is not prepared in {builder.data_dir}: run `{build}{option}` once (this step, not "
             "the training, may need tensorflow)"
         )
-    image_key, label_key, class_names = _features(name, builder.info.features)
+    keys = _features(name, builder.info.features)
     try:
         records = builder.as_data_source(
-            _tfds_split(name, split, list(splits)),
+            choose(list(splits)),
             # The encoded bytes: TFDS decodes with OpenCV where that is installed, and its pixels would depend on it.
             # (PartialDecoding, which would leave out the other features, fails in a data source.)
-            decoders={image_key: tfds.decode.SkipDecoding()},
+            decoders={keys[0]: tfds.decode.SkipDecoding()},
         )
     except NotImplementedError:
         raise ValueError(
             f"TFDS dataset {name!r} is prepared in {builder.data_dir} as {builder.info.file_format.value}, which "
             f"cannot be read at random: prepare it in another folder with `{build} --data_dir=<folder>`"
         ) from None
-    return TfdsImages(records, f"tfds:{name} {split}", image_key, label_key, class_names, image_size, channels)
+    return records, keys
 
 
 def _builder(name: str, data_dir: str | None) -> Any:

@@ -1,0 +1,169 @@
+"""From images to features and their moments, on all devices, without the images touching a disk."""
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from diffusion_jax.metrics import streaming
+from diffusion_jax.metrics.features.extractor import Extractor
+from diffusion_jax.metrics.image_sets import Item
+
+BATCH_SIZE = 64
+
+
+class Extraction:
+    """Runs an extractor over batches and gathers moments of some of its outputs, and rows of some.
+
+    Every batch is split over the devices of the mesh; each device adds to its own moments, which `moments` merges, over
+    hosts too. Rows are kept on the host in the order of `indices` and serve the distances that need them; only a
+    process that sees all devices can keep them.
+
+    Args:
+      extractor: see there.
+      mesh: all of whose devices work on parts of a batch; None for one over the devices of this process.
+      moments_of, keep: names of outputs of the extractor.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        mesh: Mesh | None = None,
+        moments_of: Iterable[str] = ("features",),
+        keep: Iterable[str] = (),
+    ):
+        self.mesh = local_mesh() if mesh is None else mesh
+        self._extractor = extractor
+        self.moments_of, self.keep = tuple(moments_of), tuple(keep)
+        if self.keep and jax.process_count() > 1:
+            raise ValueError("features can be kept by one process only; with several there are moments alone")
+        self._shards: dict[str, streaming.Moments] = {}
+        self._rows: dict[str, list[np.ndarray]] = {name: [] for name in self.keep}
+        self._indices: list[np.ndarray] = []
+        split, self._whole = NamedSharding(self.mesh, P(self.mesh.axis_names)), NamedSharding(self.mesh, P())
+        self.split = split
+        self._params = jax.device_put(extractor.params, self._whole)
+        self._step = jax.jit(self._run, donate_argnums=1, out_shardings=(split, self._whole))
+
+    def add(self, images: np.ndarray | jax.Array, indices: np.ndarray | None = None, size: int | None = None) -> None:
+        """Adds uint8 images [n, H, W, C] with their places in the order (by default the next ones).
+
+        Arrays of the host are filled up to `size` images, or to what the devices can share, so that few shapes compile.
+        """
+        count = len(images)
+        devices = self.mesh.size
+        size = -(-max(count, size or 0) // devices) * devices
+        filled = np.pad(np.asarray(images), [(0, size - count), *[(0, 0)] * 3])
+        batch, mask = jax.device_put((filled, np.arange(size) < count), self.split)
+        self._add(batch, mask, np.arange(count) + self.count if indices is None else indices)
+
+    def add_sharded(self, images: jax.Array, count: int) -> None:
+        """Adds the first `count` of uint8 images [B, H, W, C] that lie on the mesh, on every host alike."""
+        place = np.arange(len(images)) < count
+        mask = jax.make_array_from_callback(place.shape, self.split, lambda index: place[index])
+        self._add(images, mask, np.arange(count) + self.count)
+
+    @property
+    def count(self) -> int:
+        """Images added so far."""
+        return sum(map(len, self._indices))
+
+    def moments(self, name: str = "features") -> tuple[streaming.Float64, streaming.Float64, int]:
+        """(mean, unbiased covariance, count) of one of `moments_of`; raises ValueError for fewer than 2 images."""
+        if name not in self._shards:
+            raise ValueError(f"a covariance needs at least 2 images, got {self.count}")
+        return streaming.finalize(streaming.collect(self._shards[name], self.mesh))
+
+    def rows(self, name: str = "features") -> np.ndarray:
+        """Rows [N, d] float32 of an output in `keep`, in the order of the indices."""
+        order = np.argsort(np.concatenate(self._indices), kind="stable")
+        return np.concatenate(self._rows[name])[order]
+
+    def _add(self, batch: jax.Array, mask: jax.Array, indices: np.ndarray) -> None:
+        if not self._shards:
+            outputs = jax.eval_shape(self._extractor.apply, self._params, _three_channels(batch))
+            self._shards = {
+                name: streaming.empty_shards(outputs[name].shape[-1], self.mesh) for name in self.moments_of
+            }
+        self._shards, kept = self._step(self._params, self._shards, batch, mask)
+        self._indices.append(np.asarray(indices))
+        for name, rows in kept.items():
+            self._rows[name].append(np.asarray(rows)[: len(indices)])
+
+    def _run(self, params: Any, shards: dict[str, streaming.Moments], images: jax.Array, mask: jax.Array) -> Any:
+        outputs = self._extractor.apply(params, _three_channels(images))
+        added = {name: streaming.update_shards(shards[name], outputs[name], mask) for name in self.moments_of}
+        return added, {name: outputs[name] for name in self.keep}
+
+
+class Reading(NamedTuple):
+    """What was found out while reading a set: images of each (height, width), and the images that cannot be read."""
+
+    sizes: Counter[tuple[int, int]]
+    unreadable: list[tuple[str, str]]
+
+
+def extract(
+    items: Iterable[Item],
+    extraction: Extraction,
+    *,
+    batch_size: int = BATCH_SIZE,
+    skip_bad: bool = False,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> Reading:
+    """Adds all images of a set; those of one size go through the network together, whatever lies between them.
+
+    Unreadable images are collected. Unless `skip_bad`, the first of them ends the extraction, and the rest of the set
+    is only read, to find the others.
+    """
+    sizes: Counter[tuple[int, int]] = Counter()
+    unreadable: list[tuple[str, str]] = []
+
+    def readable() -> Iterator[np.ndarray]:
+        for item in items:
+            progress(1)
+            if isinstance(item.image, str):
+                unreadable.append((item.name, item.image))
+            else:
+                sizes[item.image.shape[:2]] += 1
+                if skip_bad or not unreadable:
+                    yield item.image
+
+    for indices, images in batches_by_size(readable(), batch_size):
+        if skip_bad or not unreadable:
+            extraction.add(images, indices, batch_size)
+    return Reading(sizes, unreadable)
+
+
+def batches_by_size(images: Iterable[np.ndarray], batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(indices [n], images [n, H, W, C]) of up to `batch_size` images of one shape."""
+    pending: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+    for index, image in enumerate(images):
+        group = pending.setdefault(image.shape, [])
+        group.append((index, image))
+        if len(group) == batch_size:
+            yield _stacked(pending.pop(image.shape))
+    for group in pending.values():
+        yield _stacked(group)
+
+
+@functools.cache
+def local_mesh() -> Mesh:
+    """The devices of this process along one axis."""
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def _stacked(group: list[tuple[int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    indices, images = zip(*group, strict=True)
+    return np.array(indices), np.stack(images)
+
+
+def _three_channels(images: jax.Array) -> jax.Array:
+    return jnp.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
