@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.diffusion import guidance, samplers
+from diffusion_jax.diffusion import coupling, guidance, samplers
 from diffusion_jax.diffusion.objective import Objective
+from diffusion_jax.methods.augmentation import Augmentation
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
@@ -26,12 +27,16 @@ class Diffusion:
     """A denoising network, how it is trained and how it is sampled.
 
     Attributes:
-      network: called as network(sample, timestep, class_labels, train) -> raw output.
+      network: called as network(sample, timestep, class_labels, train) -> raw output; with augment_labels [B, 9] too if
+        images are augmented, and with a method log_variance(timestep) -> [B] if the weighting is adaptive.
       objective: the loss on the raw output.
       sampler: the table of steps that `sample` runs.
       image_shape: (height, width, channels).
       num_classes: None for an unconditional network; otherwise the label num_classes stands for "no class".
       label_dropout: share of training examples whose label is dropped, which is what classifier-free guidance needs.
+      augmentation: of training images; None leaves them as they are. Samples are never told of any.
+      coupling: "independent" noise, or the noise of a batch brought to the images by "optimal_transport".
+      adaptive_weighting: noise levels weigh alike, by a loss that is learnt for each (Karras et al. 2024, eq. 21).
     """
 
     network: nn.Module
@@ -40,6 +45,13 @@ class Diffusion:
     image_shape: tuple[int, int, int]
     num_classes: int | None = None
     label_dropout: float = 0.0
+    augmentation: Augmentation | None = None
+    coupling: str = coupling.INDEPENDENT
+    adaptive_weighting: bool = False
+
+    def __post_init__(self) -> None:
+        if self.coupling not in coupling.COUPLINGS:
+            raise ValueError(f"coupling is {self.coupling!r}; it can be {', '.join(coupling.COUPLINGS)}")
 
     def init(self, key: jax.Array, batch: Batch) -> Any:
         """Parameters for images like those of `batch`."""
@@ -47,30 +59,63 @@ class Diffusion:
         labels = None if self.num_classes is None else jnp.zeros(1, jnp.int32)
         return self.network.init(key, image, jnp.zeros(1, jnp.int32), labels)["params"]
 
+    def init_state(self) -> Any:
+        """What the objective's time sampler remembers; () if there is none."""
+        return self.objective.init_state()
+
+    def prepare(self, state: Any, batch: Batch, key: jax.Array) -> Batch:
+        """The batch with everything drawn that the network will see: labels dropped, images augmented, times and noise.
+
+        batch: "image" float [B, H, W, C] in [-1, 1], "label" int32 [B], "position" int32 [B], the place of each example
+        in the global batch, from which its randomness follows. Only what the whole batch decides needs the whole of it:
+        the coupling of noise and images, and the losses that times are drawn by.
+        """
+        keys = _example_keys(key, batch)
+        objective_keys, label_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        prepared = dict(batch)
+        if self.num_classes is not None:
+            dropped = jax.vmap(lambda k: jax.random.bernoulli(k, self.label_dropout))(label_keys)
+            prepared["label"] = jnp.where(dropped, self.num_classes, batch["label"])
+        if self.augmentation is not None:
+            augmentation_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2)
+            augmented = jax.vmap(self.augmentation)(augmentation_keys, batch["image"])
+            prepared["image"], prepared["augment_labels"] = augmented
+        draws = self.objective.draw(objective_keys, prepared["image"], state)
+        prepared.update(draws._asdict())
+        if self.coupling == coupling.OPTIMAL:
+            prepared["noise"] = coupling.optimal_noise(prepared["image"], draws.noise)
+        return prepared
+
     def loss(self, params: Any, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[jax.Array, Metrics]:
         """The mean loss of a batch, and what is reported of it as name -> (values [B], weights [B]).
 
-        batch: "image" float [B, H, W, C] in [-1, 1], "label" int32 [B], "position" int32 [B], the place of each example
-        in the global batch, from which its randomness follows.
+        A batch that has not been prepared is taken for a whole one, before anything was remembered.
         """
         del step
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["position"])
-        objective_keys, label_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-        labels = None
-        if self.num_classes is not None:
-            dropped = jax.vmap(lambda k: jax.random.bernoulli(k, self.label_dropout))(label_keys)
-            labels = jnp.where(dropped, self.num_classes, batch["label"])
-        dropout = {"dropout": jax.random.fold_in(keys[0], 1)}
+        if "noise" not in batch:
+            batch = self.prepare(self.init_state(), batch, key)
+        labels = None if self.num_classes is None else batch["label"]
+        told = {"augment_labels": batch["augment_labels"]} if self.augmentation is not None else {}
+        dropout = {"dropout": jax.random.fold_in(_example_keys(key, batch)[0], 1)}
 
         def network(x: jax.Array, t: jax.Array) -> jax.Array:
-            return self.network.apply({"params": params}, x, t, labels, True, rngs=dropout)  # pyright: ignore
+            return self.network.apply({"params": params}, x, t, labels, True, rngs=dropout, **told)  # pyright: ignore
 
-        terms = self.objective(network, batch["image"], objective_keys)
-        metrics = {"loss": (terms.loss, jnp.ones_like(terms.loss))}
-        noise_bin = jnp.minimum((terms.quantile * NOISE_BINS).astype(jnp.int32), NOISE_BINS - 1)
+        def log_variance(t: jax.Array) -> jax.Array:
+            return self.network.apply({"params": params}, t, method="log_variance")  # pyright: ignore
+
+        uncertainty = log_variance if self.adaptive_weighting else None
+        loss = self.objective.at(network, batch["image"], batch["noise"], batch["time"], uncertainty)
+        importance = batch["importance"]
+        metrics = {"loss": (loss, importance)}
+        noise_bin = jnp.minimum((batch["quantile"] * NOISE_BINS).astype(jnp.int32), NOISE_BINS - 1)
         for i in range(NOISE_BINS):
-            metrics[f"loss_noise_{i + 1}_of_{NOISE_BINS}"] = (terms.loss, (noise_bin == i).astype(jnp.float32))
-        return terms.loss.mean(), metrics
+            metrics[f"loss_noise_{i + 1}_of_{NOISE_BINS}"] = (loss, importance * (noise_bin == i))
+        return jnp.mean(loss * importance), metrics
+
+    def update_state(self, state: Any, batch: Batch, metrics: Metrics) -> Any:
+        """What is remembered after an update, from the losses of its examples."""
+        return self.objective.update_state(state, batch["time"], metrics["loss"][0])
 
     def sample(
         self,
@@ -113,3 +158,7 @@ class Diffusion:
             trajectory_stride=trajectory_stride or 1,
         )
         return jnp.clip(x, -1, 1), trajectory
+
+
+def _example_keys(key: jax.Array, batch: Batch) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, batch["position"])

@@ -15,6 +15,11 @@ KEYS = jax.random.split(jax.random.key(0), 8)
 X0 = jnp.linspace(-1, 1, 8 * 4).reshape(8, 2, 2, 1)
 
 
+def draw_and_measure(objective, network, x0, keys):
+    draws = objective.draw(keys, x0)
+    return objective.at(network, x0, draws.noise, draws.time)
+
+
 def perfect_network(kind):
     """Knows x0, so its output must be the target whatever noise was drawn."""
 
@@ -27,18 +32,22 @@ def perfect_network(kind):
 
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v", "velocity"])
 def test_the_target_is_what_the_prediction_means(kind):
-    terms = Objective(CHAIN, kind, simple())(perfect_network(kind), X0, KEYS)
-    np.testing.assert_allclose(terms.loss, 0, atol=1e-5)
+    losses = draw_and_measure(Objective(CHAIN, kind, simple()), perfect_network(kind), X0, KEYS)
+    np.testing.assert_allclose(losses, 0, atol=1e-5)
 
 
 def test_l_simple_of_a_silent_network_is_the_noise_power():
     x0 = jnp.zeros((512, 4, 4, 1))
     keys = jax.random.split(jax.random.key(1), 512)
-    terms = Objective(CHAIN, "epsilon", simple())(lambda x, t: jnp.zeros_like(x), x0, keys)
-    np.testing.assert_allclose(terms.loss.mean(), 1, atol=0.05)
-    assert terms.loss.shape == (512,)
+    objective = Objective(CHAIN, "epsilon", simple())
+    losses = draw_and_measure(objective, lambda x, t: jnp.zeros_like(x), x0, keys)
+    np.testing.assert_allclose(losses.mean(), 1, atol=0.05)
+    assert losses.shape == (512,)
     # Times are uniform, and reported as quantiles.
-    np.testing.assert_allclose(np.histogram(terms.quantile, 4, (0, 1))[0] / 512, 0.25, atol=0.07)
+    draws = objective.draw(keys, x0)
+    np.testing.assert_allclose(np.histogram(draws.quantile, 4, (0, 1))[0] / 512, 0.25, atol=0.07)
+    np.testing.assert_array_equal(draws.time, CHAIN.time_at(draws.quantile))
+    np.testing.assert_array_equal(draws.importance, 1)
 
 
 def test_examples_draw_from_their_own_keys():
@@ -49,7 +58,7 @@ def test_examples_draw_from_their_own_keys():
         def shown(x, t):
             return jnp.tanh(x)
 
-        return objective(shown, X0[select], KEYS[select]).loss
+        return draw_and_measure(objective, shown, X0[select], KEYS[select])
 
     whole = losses(jnp.arange(8))
     parts = jnp.concatenate([losses(jnp.array([0, 1, 2])), losses(jnp.arange(3, 8))])
