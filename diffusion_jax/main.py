@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import traceback
 from pathlib import Path
 
 from diffusion_jax import platform
@@ -38,6 +39,11 @@ WHOLE_RUN = ("train", "sample", "evaluate", "report")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment: a file with get_config()", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "where everything is written; runs/<config.name> if not given")
 _MODE = flags.DEFINE_string("mode", None, "one job alone: " + "; ".join(f"{k}: {v}" for k, v in MODES.items()))
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "several processes: HOST:PORT of process 0, or auto on TPU pods, SLURM and Open MPI"
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "several processes: how many there are", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "several processes: which this is, from 0", lower_bound=0)
 
 # Bad input; the same code as argparse and the shell use.
 BAD_INPUT = 2
@@ -48,13 +54,22 @@ class UsageError(ValueError):
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command line `argv` and returns the exit code: 0, 2 for bad input, 128 + n when ended by signal n."""
+    """Runs the command line `argv` and returns the exit code.
+
+    0, 2 for bad input, 75 when it has saved and should be started again, 128 + n when ended by signal n.
+    """
     if "--help" in argv or "-h" in argv:
         _print_help()
         return 0
     logging.set_verbosity(logging.ERROR)
     try:
         _parse(argv)
+        from diffusion_jax.training import distributed
+
+        distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    except ValueError as error:
+        return _refuse(error)
+    try:
         from diffusion_jax import config
         from diffusion_jax.jobs import run
 
@@ -62,12 +77,21 @@ def main(argv: list[str]) -> int:
         modes = WHOLE_RUN if _MODE.value is None else (_MODE.value,)
         return run.run(_CONFIG.value, workdir, modes, command=_repeatable(argv))
     except ValueError as error:
-        # Every refusal of bad input in this project is a ValueError with one line for the user. Anything else that
-        # surfaces here is a defect, and DIFFUSION_JAX_TRACEBACK=1 shows where it comes from.
-        if os.environ.get("DIFFUSION_JAX_TRACEBACK"):
-            raise
-        print(f"diffusion_jax: {' '.join(str(error).split())}", file=sys.stderr)
-        return BAD_INPUT
+        code = _refuse(error)
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    distributed.leave(code)
+    return code
+
+
+def _refuse(error: ValueError) -> int:
+    # Every refusal of bad input in this project is a ValueError with one line for the user. Anything else that
+    # surfaces here is a defect, and DIFFUSION_JAX_TRACEBACK=1 shows where it comes from.
+    if os.environ.get("DIFFUSION_JAX_TRACEBACK"):
+        traceback.print_exception(error)
+    print(f"diffusion_jax: {' '.join(str(error).split())}", file=sys.stderr)
+    return BAD_INPUT
 
 
 def _parse(argv: list[str]) -> None:
@@ -97,11 +121,12 @@ def _parse(argv: list[str]) -> None:
 
 def _repeatable(argv: list[str]) -> str:
     """The command that makes the whole run again: the one given, for all modes and any work directory."""
+    left_out = ("--mode", "--workdir", "--coordinator", "--num_processes", "--process_id")
     kept, skip = [], False
     for argument in argv[1:]:
-        if not skip and not argument.startswith(("--mode", "--workdir")):
+        if not skip and not argument.startswith(left_out):
             kept.append(argument)
-        skip = argument in ("--mode", "--workdir")
+        skip = argument in left_out
     return f"./launch/local.sh {shlex.join(kept)}"
 
 

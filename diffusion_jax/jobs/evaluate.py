@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax import data
@@ -15,6 +15,7 @@ from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.session import Session, write_json
 from diffusion_jax.methods import likelihood
 from diffusion_jax.metrics import classifier, scores
+from diffusion_jax.training import sharding
 
 QUANTISATION = "half_up"
 
@@ -31,6 +32,9 @@ def evaluate(session: Session) -> None:
     train, test = (data.load_arrays(source, limit=limit) for source in (session.train_source, session.test_source))
     generator = Generator(session)
     generated, requested = generator.draw(config.evaluation.num_images, title="evaluation")
+    bits = _bits_per_dimension(session) if config.evaluation.num_likelihood_images else None
+    if jax.process_index() != 0:  # all draw, one scores
+        return
 
     begun = time.monotonic()
     num_classes = session.train_source.num_classes
@@ -61,8 +65,8 @@ def evaluate(session: Session) -> None:
         "matmul_precision": config.training.matmul_precision,
         "device": jax.devices()[0].device_kind,
     }
-    if config.evaluation.num_likelihood_images:
-        result["bits_per_dimension"] = _bits_per_dimension(session)
+    if bits is not None:
+        result["bits_per_dimension"] = bits
     result["seconds"] = {
         "compile_sampler": generator.compile_seconds,
         "sample": generator.sample_seconds,
@@ -79,8 +83,9 @@ def _bits_per_dimension(session: Session) -> dict:
     _, params = session.parameters
     size = min(config.sampling.batch_size, len(images))
 
-    @jax.jit
-    def estimate(params: Any, images: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(session.mesh))
+    def estimate(params: Any, images: jax.Array, labels: jax.Array, start: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(config.seed), start)
         with jax.default_matmul_precision(config.training.matmul_precision):
             given = None if session.num_classes is None else labels
             return likelihood.bits_per_dimension(session.method, params, images, given, key)
@@ -88,8 +93,7 @@ def _bits_per_dimension(session: Session) -> dict:
     bits = []
     for start in range(0, len(images), size):
         rows = np.arange(start, start + size) % len(images)  # the last batch is filled up, so that one shape compiles
-        key = jax.random.fold_in(jax.random.key(config.seed), start)
-        values = estimate(params, jnp.asarray(data.to_float(images[rows])), jnp.asarray(labels[rows]), key)
+        values = estimate(params, data.to_float(images[rows]), labels[rows], np.int32(start))
         bits.append(np.asarray(values)[: len(images) - start])
     all_bits = np.concatenate(bits)
     return {

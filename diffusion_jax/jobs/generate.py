@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
@@ -57,16 +56,16 @@ class Generator:
 
     def _draw(self, indices: np.ndarray, stride: int | None) -> tuple[jax.Array, jax.Array | None]:
         session = self._session
-        keys = build.image_keys(session.config, jnp.asarray(indices))
-        arguments = jax.device_put((keys, session.labels(indices)), sharding.batch_sharding(session.mesh))
+        # The same on every host; they are split over the devices inside.
+        arguments = (indices.astype(np.int32), session.labels(indices))
         _, params = session.parameters
-        scale = jnp.float32(session.config.sampling.guidance_scale)
+        scale = np.float32(session.config.sampling.guidance_scale)
         if stride not in self._compiled:
             begun = time.monotonic()
             guided = session.config.sampling.guidance_scale != 1
-            sample = jax.jit(
-                functools.partial(_sample, session.method, stride, guided, session.config.training.matmul_precision)
-            )
+            # With several hosts each gets all images, because none could read the others'.
+            shardings = sharding.replicated(session.mesh) if jax.process_count() > 1 else None
+            sample = jax.jit(functools.partial(_sample, session, stride, guided), out_shardings=shardings)
             self._compiled[stride] = sample.lower(params, *arguments, scale).compile()
             self.compile_seconds += time.monotonic() - begun
         begun = time.monotonic()
@@ -76,14 +75,15 @@ class Generator:
 
 
 def _sample(
-    method: Any,
+    session: Session,
     stride: int | None,
     guided: bool,
-    precision: str,
     params: Any,
-    keys: jax.Array,
+    indices: jax.Array,
     labels: Any,
     scale: jax.Array,
 ) -> tuple[jax.Array, jax.Array | None]:
-    with jax.default_matmul_precision(precision):
-        return method.sample(params, keys, labels, scale if guided else None, stride)
+    keys = build.image_keys(session.config, indices)
+    keys, labels = jax.lax.with_sharding_constraint((keys, labels), sharding.batch_sharding(session.mesh))
+    with jax.default_matmul_precision(session.config.training.matmul_precision):
+        return session.method.sample(params, keys, labels, scale if guided else None, stride)

@@ -29,6 +29,8 @@ def report(session: Session) -> None:
         if not (workdir / name).is_file():
             raise ConfigError(f"{workdir / name} is missing, which the report shows; run --mode {mode} first")
     step, params = session.parameters
+    if jax.process_index() != 0:  # reading checkpoints takes all processes, the page one
+        return
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     scores = _read(workdir / "evaluation.json")
     timing, sampling = _read(workdir / "timing.json"), _read(workdir / "sampling.json")

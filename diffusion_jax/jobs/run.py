@@ -12,7 +12,10 @@ from ml_collections import config_dict
 
 from diffusion_jax.jobs import evaluate, replay, report, sample, train
 from diffusion_jax.jobs.session import Session
-from diffusion_jax.training.interruption import exit_code
+from diffusion_jax.training.distributed import leaving_if_one_is_lost, wait_for_all
+from diffusion_jax.training.interruption import RESTART, exit_code, restarting_on_warnings
+from diffusion_jax.training.logging import say
+from diffusion_jax.training.maintenance import MaintenanceWatch
 
 JOBS = {
     "train": train.train,
@@ -41,11 +44,18 @@ def run(config: config_dict.ConfigDict, workdir: Path, modes: tuple[str, ...], c
         _debug()
     session = Session(config, workdir, command)
     session.write_config()
-    for mode in modes:
-        interrupted = JOBS[mode](session)
-        if interrupted is not None:
-            print(f"stopped by {interrupted.name}; the same command resumes", file=sys.stderr)
-            return exit_code(interrupted)
+    with restarting_on_warnings(), MaintenanceWatch():
+        for mode in modes:
+            with leaving_if_one_is_lost():
+                interrupted = JOBS[mode](session)
+            if interrupted is not None:
+                code = exit_code(interrupted)
+                asks = ", and asks to be started again" if code == RESTART else ""
+                say(f"stopped by {interrupted.name}{asks}; the same command resumes")
+                return code
+            wait_for_all(f"the end of {mode}")
+    if jax.process_index() != 0:  # everything but checkpoints is written by process 0
+        return 0
     missing = [name for mode in modes for name in PRODUCTS[mode] if not _present(session.workdir / name)]
     if missing:
         print(f"diffusion_jax: {session.workdir} lacks {', '.join(missing)}", file=sys.stderr)

@@ -24,6 +24,8 @@ def sample(session: Session) -> None:
     stride = max(1, steps // config.num_frames)
     generator = Generator(session)
     parts = list(generator.batches(config.num_images, trajectory_stride=stride))
+    if jax.process_index() != 0:  # all draw, one paints
+        return
     images = np.concatenate([part[0] for part in parts])
     labels = None if session.num_classes is None else np.concatenate([part[1] for part in parts if part[1] is not None])
     trajectory = np.concatenate([part[2] for part in parts if part[2] is not None], axis=1)

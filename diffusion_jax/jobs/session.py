@@ -82,6 +82,8 @@ class Session:
 
     def write_config(self) -> None:
         """Leaves config.json, by which a later command is held to the same run."""
+        if jax.process_index() != 0:
+            return
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
             write_json(self.workdir / "config.json", self.config.to_dict())

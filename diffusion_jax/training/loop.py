@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from diffusion_jax.training import ema, metrics, replay, sharding
 from diffusion_jax.training import state as train_state
 from diffusion_jax.training.checkpoints import Checkpoints
+from diffusion_jax.training.distributed import leaving_if_one_is_lost
 from diffusion_jax.training.ema_snapshots import Snapshots
 from diffusion_jax.training.guard import Flight, Watch
 from diffusion_jax.training.interruption import Interruption
@@ -100,8 +101,9 @@ def train(
 ) -> TrainResult:
     """Trains from the newest checkpoint in `workdir`, or from the start, to `options.num_steps` updates.
 
-    A run that was interrupted, by a signal or by a kill, ends with the same bits as one that was not. SIGTERM and
-    Ctrl-C finish the step at hand and save; the result then names the signal.
+    A run that was interrupted, by a signal or by a kill, ends with the same bits as one that was not. SIGTERM, Ctrl-C
+    and SIGUSR1 finish the step at hand and save; the result then names the signal. Where one of several processes is
+    lost, the others end themselves (`distributed.leaving_if_one_is_lost`).
 
     Args:
       method: gives parameters and loss.
@@ -164,7 +166,11 @@ def train(
         snapshots = stack.enter_context(Snapshots(workdir, widths, step)) if widths else None
         saved, reported, report_watch = step, step, Stopwatch()
         guard = Watch(workdir, 0 if options.debug else options.max_bad_steps, int(state.bad_steps), record.get("guard"))
-        with MetricsWriter(workdir, step) as writer, Progress(step, options.num_steps, batch_size) as progress:
+        with (
+            MetricsWriter(workdir, step) as writer,
+            Progress(step, options.num_steps, batch_size) as progress,
+            leaving_if_one_is_lost(),
+        ):
             while True:
                 state, sums = train_step(state, batch, step_key)
                 step += 1

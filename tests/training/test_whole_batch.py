@@ -83,7 +83,7 @@ def test_infinite_gradients_are_large_ones(tmp_path):
     toy.train(tmp_path / "a", Infinite(), sanitize_gradients=True, **options)
     norm = np.sqrt(2) * 1e5
     assert f'"grad_norm": {norm:.0f}'[:20] in (tmp_path / "a" / "metrics.jsonl").read_text()
-    with pytest.raises(loop.DivergenceError, match="before step 1 .loss or gradient is not finite"):
+    with pytest.raises(loop.DivergenceError, match=r"before step 1 .loss or gradient is not finite"):
         toy.train(tmp_path / "b", Infinite(), max_bad_steps=0, **options)
 
 

@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 
-from diffusion_jax.training import interruption, sharding
+from diffusion_jax.training import distributed, interruption, sharding
 from tests.training import toy
 
 
@@ -44,7 +44,7 @@ def main() -> int:
     if options.file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (options.file_limit, options.file_limit))
     if options.coordinator:
-        jax.distributed.initialize(options.coordinator, options.processes, options.process)
+        distributed.initialize(options.coordinator, options.processes, options.process)
     try:
         result = toy.train(
             options.workdir,
