@@ -70,6 +70,14 @@ def find(source: Source, weights: str | Path | None) -> Path:
     return path if path.exists() else _download(source, path)
 
 
+def inside(weights: str | Path | None) -> Path | None:
+    """The file that is meant: of a folder in the layout of transformers its model.safetensors."""
+    if weights is None:
+        return None
+    path = Path(weights)
+    return path / "model.safetensors" if path.is_dir() else path
+
+
 def load(source: Source, path: Path, convert: Callable[[Tensors], Tensors]) -> Tensors:
     """The tensors of a file as the extractor wants them; a file that is not .safetensors is converted once.
 

@@ -1,12 +1,13 @@
 """Feature extractors by name: what a protocol calls its features."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from diffusion_jax.metrics.features import efficientnet, inception, inception_weights
+from diffusion_jax.metrics.features import clip_vision, dinov2, efficientnet, inception, inception_weights
 from diffusion_jax.metrics.features.extractor import Extractor, precision_name, weights_sha256
 from diffusion_jax.metrics.features.inception import Inception
 from diffusion_jax.metrics.features.small_classifier import DIGITS_CLASSIFIER, classifier_extractor, digits_classifier
@@ -26,7 +27,8 @@ def load(
       weights: the file (or folder) that holds its weights; None for those that are installed, cached or downloaded.
       fast: default matrix precision and bfloat16 convolutions, which move the numbers; recorded in the settings.
       preprocessing: how images come to the network's size and range, where references differ: for Inception "tf" (the
-        default), "pytorch-fid" or "clean".
+        default), "pytorch-fid" or "clean"; for DINOv2 "dgm-eval" (the default) or "edm2"; for CLIP "cmmd" (the default
+        of clip-vitl14-336) or "clip".
 
     Raises:
       ValueError: in one line: an unknown name, weights that are missing (with the file to put and where) or unreadable.
@@ -96,6 +98,8 @@ def _only_one(preprocessing: str | None, name: str) -> None:
 
 _LOADERS: dict[str, Callable[[str | Path | None, bool, str | None], Extractor]] = {
     INCEPTION: _inception,
+    **{name: functools.partial(dinov2.load, name) for name in dinov2.NETWORKS},
+    **{name: functools.partial(clip_vision.load, name) for name in clip_vision.NETWORKS},
     efficientnet.NAME: _efficientnet,
     DIGITS_CLASSIFIER: _digits,
 }
