@@ -1,8 +1,12 @@
-"""Loading and saving of networks in the folder layouts of other libraries."""
+"""Loading and saving of networks in the layouts of other libraries."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
@@ -15,6 +19,9 @@ from diffusion_jax.hub import (
     flux,
     mmdit,
     openai_unet,
+    single_file,
+    sources,
+    text_encoders,
     tiny_autoencoder,
     unet2d,
 )
@@ -35,15 +42,35 @@ FORMATS: tuple[Format, ...] = (
     conditional_unet.CONTROLNET_FORMAT,
     autoencoder.FORMAT,
     tiny_autoencoder.FORMAT,
+    text_encoders.CLIP_FORMAT,
+    text_encoders.T5_FORMAT,
+    text_encoders.BERT_FORMAT,
 )
 
 
-def load(directory: str | Path, *, dtype: DTypeLike = "float32") -> tuple[nn.Module, dict[str, Any]]:
-    """Opens a model folder: config.json and .safetensors weights, in one file or in shards.
+def load(
+    source: str | Path,
+    *,
+    part: str | None = None,
+    dtype: DTypeLike = "float32",
+    param_dtype: DTypeLike = "float32",
+    variant: str | None = None,
+    revision: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Opens a network: its module and its parameters.
 
     Args:
-      directory: the folder, for example ``unet`` of a diffusers pipeline.
-      dtype: what the network computes in; the parameters are float32 whatever the file holds.
+      source: a model folder (config.json and .safetensors weights, in one file or in shards), for example ``unet`` of
+        a diffusers pipeline; the pipeline's folder, with ``part``; a single-file Stable Diffusion checkpoint
+        (.safetensors with the original names), with ``part``; the folder of a run of this project, whose averaged
+        parameters are taken; or the name of a repository, "owner/name", which huggingface_hub downloads.
+      part: which network of a pipeline or single file: "unet", "vae", "text_encoder", ...
+      dtype: what the network computes in.
+      param_dtype: of the parameters, whatever the file holds; "bfloat16" halves their memory.
+      variant: of a folder's weights, for example "fp16" (``*.fp16.safetensors``).
+      revision: branch, tag or commit of a repository.
+      config: settings that overrule those of config.json, or those that a single file's shapes suggest.
 
     Returns:
       The network and its parameters: ``model.apply({"params": params}, sample=x, timestep=t)``, the keywords of
@@ -53,33 +80,49 @@ def load(directory: str | Path, *, dtype: DTypeLike = "float32") -> tuple[nn.Mod
       CheckpointError: a ValueError that names the file, what is wrong and what is covered; tensors that are
         missing, left over or of the wrong shape are all listed.
     """
-    directory = Path(directory)
-    config: Config = read_config(directory)
-    format_ = _format_of(config, directory)
-    stored = read_tensors(directory, format_.stem)
+    path, given = Path(source), dict(config or {})
+    if path.suffix == single_file.SUFFIX and not path.is_dir():
+        return single_file.load(path, part, dtype, param_dtype, given)
+    if sources.is_run(path):
+        model, params = sources.open_run(path)
+        kind = jnp.dtype(param_dtype)
+        return model.clone(dtype=dtype), jax.tree.map(lambda leaf: np.asarray(leaf, dtype=kind), params)
+    directory = sources.model_folder(source, part, variant, revision)
+    settings: Config = read_config(directory) | given
+    format_ = _format_of(settings, directory)
+    stored = read_tensors(directory, format_.stem, variant)
     tensors = {format_.rename(name): value for name, value in stored.items() if not format_.ignores(name)}
+    del stored
     try:
-        config = format_.complete(config, tensors)
-        model = format_.build(config, dtype)
-        inputs = format_.inputs(model, config)
+        settings = format_.complete(settings, tensors)
+        model = format_.build(settings, dtype)
+        inputs = format_.inputs(model, settings)
         shapes = parameter_shapes(model, inputs)
     except KeyError as error:
         raise CheckpointError(f"{directory / 'config.json'}: the setting {error} is missing") from None
     except ValueError as error:
         raise CheckpointError(f"{directory / 'config.json'}: {error}") from None
-    layout = format_.tensors(model, shapes, config)
-    return model, to_params(layout, tensors, where=str(directory))
+    layout = format_.tensors(model, shapes, settings)
+    return model, to_params(layout, tensors, where=str(directory), dtype=param_dtype)
 
 
-def save(model: nn.Module, params: Any, directory: str | Path, *, format: str | None = None) -> None:
+def save(
+    model: nn.Module,
+    params: Any,
+    directory: str | Path,
+    *,
+    format: str | None = None,
+    dtype: DTypeLike = "float32",
+) -> None:
     """Writes the network as config.json and one .safetensors file, the inverse of :func:`load`.
 
     Args:
       model: the network.
-      params: its parameters; written as float32.
+      params: its parameters.
       directory: made if missing; files of the same names are replaced.
       format: name of a layout ("diffusers", "guided-diffusion", "original"); None takes the first for this class of
         network.
+      dtype: of the tensors in the file.
 
     Raises:
       CheckpointError: no such layout, or settings that it cannot express.
@@ -94,7 +137,7 @@ def save(model: nn.Module, params: Any, directory: str | Path, *, format: str | 
         raise CheckpointError(f"format={format!r}: {type(model).__name__} can be saved as {choices}")
     shapes = {path: leaf.shape for path, leaf in flatten(params).items()}
     config = chosen[0].describe(model, shapes)
-    tensors = from_params(chosen[0].tensors(model, shapes, config), params)
+    tensors = from_params(chosen[0].tensors(model, shapes, config), params, dtype)
     write_config(directory, config)
     write_tensors(directory, chosen[0].stem, tensors)
 

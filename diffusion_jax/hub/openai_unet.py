@@ -9,6 +9,7 @@ improved-diffusion's), or q/k/v, then head, then width (``use_new_attention_orde
 layers instead, so the order matters here only.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -106,7 +107,7 @@ def inputs(model: UNet, config: Config) -> dict[str, Any]:
 
 
 def tensors(model: UNet, shapes: Shapes, config: Config) -> list[Tensor]:
-    modules = _module_names(model, attention_levels(model, shapes))
+    modules = module_names(attention_levels(model, shapes), model.num_res_blocks, model.resample == "resblock")
     layout = []
     for path, shape in shapes.items():
         block, layer = path[:-2], path[-2]
@@ -126,8 +127,14 @@ def tensors(model: UNet, shapes: Shapes, config: Config) -> list[Tensor]:
     return layout
 
 
-def _module_names(model: UNet, attention: list[bool]) -> dict[Path, str]:
-    """Blocks and single layers of the network -> their names in UNetModel, which counts blocks in order."""
+def module_names(attention: Sequence[bool], num_res_blocks: int, resblock: bool) -> dict[Path, str]:
+    """Blocks and single layers of the network -> their names in UNetModel, which counts blocks in order.
+
+    Args:
+      attention: whether each level has it.
+      num_res_blocks: of a level on the way down.
+      resblock: the resolution changes inside residual blocks.
+    """
     names: dict[Path, str] = {
         ("conv_in",): "input_blocks.0.0",
         ("time_embedding", "linear_1"): "time_embed.0",
@@ -140,10 +147,9 @@ def _module_names(model: UNet, attention: list[bool]) -> dict[Path, str]:
         ("conv_out",): "out.2",
     }
     levels = len(attention)
-    resblock = model.resample == "resblock"
     count = 1
     for level in range(levels):
-        for i in range(model.num_res_blocks):
+        for i in range(num_res_blocks):
             names[(f"down_blocks_{level}", f"resnets_{i}")] = f"input_blocks.{count}.0"
             names[(f"down_blocks_{level}", f"attentions_{i}")] = f"input_blocks.{count}.1"
             count += 1
@@ -153,7 +159,7 @@ def _module_names(model: UNet, attention: list[bool]) -> dict[Path, str]:
             count += 1
     count = 0
     for i in range(levels):
-        for j in range(model.num_res_blocks + 1):
+        for j in range(num_res_blocks + 1):
             names[(f"up_blocks_{i}", f"resnets_{j}")] = f"output_blocks.{count}.0"
             names[(f"up_blocks_{i}", f"attentions_{j}")] = f"output_blocks.{count}.1"
             count += 1

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from diffusion_jax.hub.files import CheckpointError
 
@@ -104,13 +106,16 @@ def unflatten(leaves: Mapping[Path, Any]) -> dict[str, Any]:
     return tree
 
 
-def to_params(layout: Iterable[Tensor], tensors: Mapping[str, np.ndarray], *, where: str) -> dict[str, Any]:
-    """The parameter tree, float32, from the tensors of a file.
+def to_params(
+    layout: Iterable[Tensor], tensors: dict[str, np.ndarray], *, where: str, dtype: DTypeLike = "float32"
+) -> dict[str, Any]:
+    """The parameter tree from the tensors of a file.
 
     Args:
       layout: the tensors that the network needs.
-      tensors: the tensors that there are.
+      tensors: the tensors that there are; emptied on the way, so that not all are held twice.
       where: the file or folder, for the error.
+      dtype: of the parameters.
 
     Raises:
       CheckpointError: naming every missing, left-over and wrongly shaped tensor.
@@ -131,18 +136,19 @@ def to_params(layout: Iterable[Tensor], tensors: Mapping[str, np.ndarray], *, wh
     if problems:
         raise CheckpointError(f"{where}: the tensors do not fit config.json; {'; '.join(problems)}")
     leaves: dict[Path, np.ndarray] = {}
+    kind = jnp.dtype(dtype)
     for name, tensor in wanted.items():
         if tensor.optional and name not in tensors:
             continue
-        for path, value in zip(tensor.paths, tensor.unpack(tensors[name]), strict=True):
-            leaves[path] = np.asarray(value, dtype=np.float32, order="C")
+        for path, value in zip(tensor.paths, tensor.unpack(tensors.pop(name)), strict=True):
+            leaves[path] = np.asarray(value, dtype=kind, order="C")
     return unflatten(leaves)
 
 
-def from_params(layout: Iterable[Tensor], params: Any) -> dict[str, np.ndarray]:
-    """The tensors of a file from the parameter tree (the inverse of :func:`to_params`)."""
-    leaves = flatten(params)
+def from_params(layout: Iterable[Tensor], params: Any, dtype: DTypeLike = "float32") -> dict[str, np.ndarray]:
+    """The tensors of a file, of this dtype, from the parameter tree (the inverse of :func:`to_params`)."""
+    leaves, kind = flatten(params), jnp.dtype(dtype)
     return {
-        tensor.name: tensor.pack([np.asarray(leaves[path], dtype=np.float32) for path in tensor.paths])
+        tensor.name: tensor.pack([np.asarray(leaves[path], dtype=kind) for path in tensor.paths]).astype(kind)
         for tensor in layout
     }

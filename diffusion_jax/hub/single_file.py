@@ -1,0 +1,99 @@
+"""Stable Diffusion in one .safetensors file, with the original names of its tensors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from diffusion_jax.hub import autoencoder, compvis, conditional_unet
+from diffusion_jax.hub.files import CheckpointError, TensorFile
+from diffusion_jax.hub.format import Config, Format, parameter_shapes
+from diffusion_jax.hub.tensors import Shapes, Tensor, to_params
+
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of the file.
+
+    Attributes:
+      prefixes: what its tensors' names begin with, one or the other.
+      mark: name of a tensor (behind the prefix) that every such network has.
+      settings: (shapes without the prefix, settings that the user states, family of the file's U-Net or None) ->
+        config.json of ``format``.
+      format: the layout that knows how to build it from that.
+      tensors: (network, shapes, config) -> its tensors under the names that they have here.
+    """
+
+    prefixes: tuple[str, ...]
+    mark: str
+    settings: Callable[[compvis.FileShapes, Config, str | None], dict[str, Any]]
+    format: Format
+    tensors: Callable[[Any, Shapes, Config], list[Tensor]]
+
+
+PARTS: dict[str, Part] = {
+    "unet": Part(
+        prefixes=("model.diffusion_model.", ""),
+        mark="input_blocks.0.0.weight",
+        settings=lambda shapes, given, family: compvis.unet_config(shapes, given),
+        format=conditional_unet.UNET_FORMAT,
+        tensors=compvis.unet_tensors,
+    ),
+    "vae": Part(
+        prefixes=("first_stage_model.", ""),
+        mark="encoder.down.0.block.0.conv1.weight",
+        settings=compvis.vae_config,
+        format=autoencoder.FORMAT,
+        tensors=compvis.vae_tensors,
+    ),
+}
+
+
+def load(
+    path: Path, part: str | None, dtype: DTypeLike, param_dtype: DTypeLike, config: Config
+) -> tuple[nn.Module, dict[str, Any]]:
+    """One network of the file, see :func:`diffusion_jax.hub.load`; ``config`` overrules what the shapes suggest."""
+    with TensorFile(path) as file:
+        there = parts_of(file.shapes)
+        if not there:
+            raise CheckpointError(
+                f"{path}: none of its tensors has a name of Stable Diffusion's, such as"
+                f" {PARTS['unet'].prefixes[0]}{PARTS['unet'].mark}; a model folder is opened by the folder's name"
+            )
+        if part is None and len(there) == 1:
+            part = next(iter(there))
+        if part not in there:
+            raise CheckpointError(f"{path}: part={part!r}; this file holds {', '.join(map(repr, there))}")
+        chosen, prefix = PARTS[part], there[part]
+        shapes = {name.removeprefix(prefix): shape for name, shape in file.shapes.items() if name.startswith(prefix)}
+        try:
+            settings = chosen.settings(shapes, config, family(file.shapes))
+            model = chosen.format.build(settings, dtype)
+            network_shapes = parameter_shapes(model, chosen.format.inputs(model, settings))
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        layout = chosen.tensors(model, network_shapes, settings)
+        return model, to_params(layout, file.tensors(prefix), where=str(path), dtype=param_dtype)
+
+
+def parts_of(shapes: compvis.FileShapes) -> dict[str, str]:
+    """The networks that a file with these tensors holds -> the prefix of each one's names."""
+    found = {}
+    for name, part in PARTS.items():
+        prefixes = [prefix for prefix in part.prefixes if prefix + part.mark in shapes]
+        found |= {name: prefixes[0]} if prefixes else {}
+    return found
+
+
+def family(shapes: compvis.FileShapes) -> str | None:
+    """Whose U-Net a file with these tensors holds, if any."""
+    for prefix in PARTS["unet"].prefixes:
+        key = f"{prefix}middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+        if key in shapes and shapes[key][1] in compvis.FAMILIES:
+            return compvis.FAMILIES[shapes[key][1]][0]
+    return None

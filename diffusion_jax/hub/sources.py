@@ -1,0 +1,96 @@
+"""What can be opened: a model folder, a part of a pipeline's folder, a repository of the Hugging Face hub."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from diffusion_jax.hub.files import CheckpointError
+
+PIPELINE = "model_index.json"
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# everything a network or pipeline is made of, and no copy of it in another framework's format
+ALLOWED = ("*.json", "*.safetensors", "*.txt", "*.model")
+IGNORED = ("*.non_ema.safetensors", "*flax*", "*onnx*", "*openvino*")
+
+
+def model_folder(source: str | Path, part: str | None, variant: str | None, revision: str | None) -> Path:
+    """The folder with the config.json of one network.
+
+    Args:
+      source: a folder, or the name of a repository, "owner/name", where there is no such folder.
+      part: subfolder of a pipeline ("unet", "vae", ...); None for a folder that is a network itself.
+      variant: of the weights, for repositories: other variants are not downloaded.
+      revision: branch, tag or commit of a repository.
+
+    Raises:
+      CheckpointError: there is no such folder or repository, or it has no such part.
+    """
+    path = Path(source)
+    if not path.exists() and REPOSITORY.fullmatch(str(source)):
+        path = download(str(source), part, variant, revision)
+    if part is not None:
+        if not (path / part).is_dir():
+            raise CheckpointError(f"{path}: part={part!r}; it could be {', '.join(map(repr, parts(path))) or None}")
+        return path / part
+    if (path / PIPELINE).is_file() and not (path / "config.json").is_file():
+        raise CheckpointError(f"{path}: is a whole pipeline; part could be {', '.join(map(repr, parts(path)))}")
+    return path
+
+
+def parts(folder: Path) -> list[str]:
+    """The subfolders of a pipeline that hold networks."""
+    return sorted(path.parent.name for path in folder.glob("*/config.json"))
+
+
+def download(repository: str, part: str | None, variant: str | None, revision: str | None) -> Path:
+    """A local folder with the repository's files, or with those of one part; cached by huggingface_hub.
+
+    Raises:
+      CheckpointError: huggingface_hub is not installed, there is no network, or no such repository.
+    """
+    missing = f"{repository}: there is no such file or folder here"
+    try:
+        hub: Any = importlib.import_module("huggingface_hub")
+    except ImportError:
+        raise CheckpointError(
+            f"{missing}, and to look for a repository of that name huggingface_hub must be installed"
+        ) from None
+    weights = "*.safetensors" if variant is None else f"*.{variant}*"
+    kinds = [weights if kind == "*.safetensors" else kind for kind in ALLOWED]
+    allowed = [kind if part is None else f"{part}/{kind}" for kind in kinds]
+    others = ["*.fp16.*", "*.bf16.*"] if variant is None else []
+    try:
+        folder = hub.snapshot_download(
+            repository,
+            revision=revision,
+            allow_patterns=[PIPELINE, *allowed],
+            ignore_patterns=[*IGNORED, *others],
+        )
+    except Exception as error:  # of many kinds, by the library and by what it uses
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{missing}, and no repository of that name could be read ({type(error).__name__}: {reason})"
+        ) from None
+    return Path(folder)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether this project's training wrote the folder."""
+    if not (folder / "checkpoints").is_dir() or not (folder / "config.json").is_file():
+        return False
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and {"model", "process", "training"} <= config.keys()
+
+
+def open_run(folder: Path) -> tuple[Any, Any]:
+    """(network, averaged parameters) of the newest checkpoint of a run.
+
+    Training's side of the project knows the hub and not the other way round, and needs packages that the hub does
+    without; so its module is looked up when a run is opened.
+    """
+    return importlib.import_module("diffusion_jax.jobs.export").open_run(folder)

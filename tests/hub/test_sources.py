@@ -1,0 +1,106 @@
+"""Where networks come from: pipelines' folders, variants and shards, repositories, precision of the parameters."""
+
+import json
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from diffusion_jax import hub
+from tests import golden
+from tests.hub.folders import STEM, write
+
+NAME = "vae-tiny"
+
+
+def halves() -> dict[str, np.ndarray]:
+    return {name: value.astype(np.float16) for name, value in golden.fill_tensors(NAME).items()}
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_parts_of_a_pipeline(tmp_path):
+    write(NAME, tmp_path / "vae")
+    (tmp_path / "model_index.json").write_text("{}")
+    assert_same(hub.load(tmp_path, part="vae")[1], hub.load(tmp_path / "vae")[1])
+    with pytest.raises(hub.CheckpointError, match="is a whole pipeline; part could be 'vae'"):
+        hub.load(tmp_path)
+    with pytest.raises(hub.CheckpointError, match="part='unet'; it could be 'vae'"):
+        hub.load(tmp_path, part="unet")
+
+
+def test_variants(tmp_path):
+    write(NAME, tmp_path)
+    save_file(halves(), tmp_path / f"{STEM}.fp16.safetensors")
+    full, half = (hub.load(tmp_path, variant=variant)[1] for variant in (None, "fp16"))
+    assert np.abs(full["encoder"]["conv_0"]["kernel"] - half["encoder"]["conv_0"]["kernel"]).max() > 0
+    assert_same(half, jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), full))
+    with pytest.raises(hub.CheckpointError, match=rf"no {STEM}\.bf16\.safetensors .*there: {STEM}\.fp16"):
+        hub.load(tmp_path, variant="bf16")
+    (tmp_path / f"{STEM}.safetensors").unlink()
+    assert_same(hub.load(tmp_path)[1], half)  # the only weights there are
+
+
+def test_shards_of_a_variant(tmp_path):
+    write(NAME, tmp_path)
+    tensors, names = halves(), sorted(golden.fill_tensors(NAME))
+    files = {f"{STEM}.fp16-0000{i}-of-00002.safetensors": names[i - 1 :: 2] for i in (1, 2)}
+    for file, part in files.items():
+        save_file({name: tensors[name] for name in part}, tmp_path / file)
+    index = {"weight_map": {name: file for file, part in files.items() for name in part}}
+    (tmp_path / f"{STEM}.safetensors.index.fp16.json").write_text(json.dumps(index))
+    sharded = hub.load(tmp_path, variant="fp16")[1]
+    save_file(tensors, tmp_path / f"{STEM}.fp16.safetensors")
+    assert_same(sharded, hub.load(tmp_path, variant="fp16")[1])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_precision_of_parameters_and_files(dtype, tmp_path):
+    model, params = hub.load(write(NAME, tmp_path / "there"), param_dtype=dtype)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
+    out = jax.eval_shape(lambda p: model.apply({"params": p}, jnp.zeros((1, 32, 32, 3))), params)
+    assert out.dtype == jnp.float32
+    hub.save(model, params, tmp_path / "back", dtype=dtype)
+    assert {value.dtype for value in load_file(tmp_path / "back" / f"{STEM}.safetensors").values()} == {
+        jnp.dtype(dtype)
+    }
+    assert_same(hub.load(tmp_path / "back", param_dtype=dtype)[1], params)
+
+
+def test_settings_can_be_overruled(tmp_path):
+    assert hub.load(write(NAME, tmp_path), config={"scaling_factor": 2.0})[0].scaling_factor == 2.0
+
+
+def test_repositories(tmp_path, monkeypatch):
+    write(NAME, tmp_path / "vae")
+    asked = {}
+
+    def snapshot_download(repository, **options):
+        asked.update(options, repository=repository)
+        return str(tmp_path)
+
+    monkeypatch.setitem(
+        sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download)
+    )  # fmt: skip
+    params = hub.load("someone/something", part="vae", revision="main")[1]
+    assert_same(params, hub.load(tmp_path / "vae")[1])
+    assert (asked["repository"], asked["revision"]) == ("someone/something", "main")
+    assert "vae/*.safetensors" in asked["allow_patterns"]
+    assert not any(pattern.startswith(("*", "unet")) for pattern in asked["allow_patterns"])
+    assert "*.fp16.*" in asked["ignore_patterns"]
+
+    def offline(repository, **options):
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=offline))
+    with pytest.raises(hub.CheckpointError, match=r"someone/something: .* \(ConnectionError: no route to host\)$"):
+        hub.load("someone/something")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(hub.CheckpointError, match="huggingface_hub must be installed"):
+        hub.load("someone/something")
