@@ -69,10 +69,13 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     metrics = "".join(f"  {name:14}{text}\n" for name, text in measure.METRICS.items())
     published = "".join(f"  {name:14}{protocol.reproduces}\n" for name, protocol in protocols.PROTOCOLS.items())
+    networks = f"features: {', '.join(features.NAMES)}\n"
     result = _Parser(
         prog=PROGRAM,
         description=DESCRIPTION,
-        epilog=f"metrics:\n{metrics}\nprotocols:\n{published}\n{EXAMPLES.format(program=PROGRAM)}",
+        epilog="\n".join(
+            (f"metrics:\n{metrics}", networks, f"protocols:\n{published}", EXAMPLES.format(program=PROGRAM))
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -80,7 +83,12 @@ def parser() -> argparse.ArgumentParser:
     add("--generated", metavar="SET", help="the images to score")
     add("--reference", metavar="SET", help="real images, or a statistics file")
     add("--metrics", metavar="LIST", help=f"names with commas; {','.join(measure.DEFAULT_METRICS)} where possible")
-    add("--features", metavar="NAME", default="inception", help=f"inception (the default), {', '.join(features.NAMES)}")
+    add(
+        "--features",
+        metavar="NAME",
+        default="inception",
+        help="the network, by the beginning of its name; inception by default",
+    )
     add("--weights", metavar="FILE", help="the extractor's weights; otherwise those installed or cached")
     add("--protocol", metavar="NAME", help=f"{', '.join(protocols.PROTOCOLS)}; by default the reference's, else tf")
     add("--save-statistics", metavar="FILE", help="write the moments of --reference (without one, of --generated) here")

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from diffusion_jax.metrics import streaming
-from diffusion_jax.metrics.features.extractor import Extractor
+from diffusion_jax.metrics.features.extractor import Apply, Extractor
 from diffusion_jax.metrics.image_sets import Item
 
 BATCH_SIZE = 64
@@ -46,10 +46,11 @@ class Extraction:
         self._shards: dict[str, streaming.Moments] = {}
         self._rows: dict[str, list[np.ndarray]] = {name: [] for name in self.keep}
         self._indices: list[np.ndarray] = []
-        split, self._whole = NamedSharding(self.mesh, P(self.mesh.axis_names)), NamedSharding(self.mesh, P())
-        self.split = split
-        self._params = jax.device_put(extractor.params, self._whole)
-        self._step = jax.jit(self._run, donate_argnums=1, out_shardings=(split, self._whole))
+        self.split, whole = NamedSharding(self.mesh, P(self.mesh.axis_names)), NamedSharding(self.mesh, P())
+        self._params = jax.device_put(extractor.params, whole)
+        self._step = functools.partial(
+            _step, apply=extractor.apply, moments_of=self.moments_of, keep=self.keep, split=self.split, whole=whole
+        )
 
     def add(self, images: np.ndarray | jax.Array, indices: np.ndarray | None = None, size: int | None = None) -> None:
         """Adds uint8 images [n, H, W, C] with their places in the order (by default the next ones).
@@ -96,10 +97,26 @@ class Extraction:
         for name, rows in kept.items():
             self._rows[name].append(np.asarray(rows)[: len(indices)])
 
-    def _run(self, params: Any, shards: dict[str, streaming.Moments], images: jax.Array, mask: jax.Array) -> Any:
-        outputs = self._extractor.apply(params, _three_channels(images))
-        added = {name: streaming.update_shards(shards[name], outputs[name], mask) for name in self.moments_of}
-        return added, {name: outputs[name] for name in self.keep}
+
+@functools.partial(
+    jax.jit, static_argnames=("apply", "moments_of", "keep", "split", "whole"), donate_argnames=("shards",)
+)
+def _step(
+    params: Any,
+    shards: dict[str, streaming.Moments],
+    images: jax.Array,
+    mask: jax.Array,
+    *,
+    apply: Apply,
+    moments_of: tuple[str, ...],
+    keep: tuple[str, ...],
+    split: NamedSharding,
+    whole: NamedSharding,
+) -> tuple[dict[str, streaming.Moments], dict[str, jax.Array]]:
+    outputs = apply(params, _three_channels(images))
+    added = {name: streaming.update_shards(shards[name], outputs[name], mask) for name in moments_of}
+    kept = {name: outputs[name] for name in keep}
+    return jax.lax.with_sharding_constraint(added, split), jax.lax.with_sharding_constraint(kept, whole)
 
 
 class Reading(NamedTuple):

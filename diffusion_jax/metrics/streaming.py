@@ -8,6 +8,8 @@ without rounding loss (Knuth's two-sum). Order of images, batch size, devices an
 about 1e-13 of it, and only moments, never features, travel between devices.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -100,11 +102,16 @@ def update_shards(shards: Moments, features: jax.Array, mask: jax.Array) -> Mome
 def collect(shards: Moments, mesh: Mesh) -> Moments:
     """The moments of all devices of all hosts, on every one of them: the one thing that is gathered."""
 
+    return _fold_on(mesh)(shards)
+
+
+@functools.cache
+def _fold_on(mesh: Mesh) -> Callable[[Moments], Moments]:
     def fold(shards: Moments) -> Moments:
         start = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), shards)
         return jax.lax.scan(lambda total, shard: (merge(total, shard), None), start, shards)[0]
 
-    return jax.jit(fold, out_shardings=NamedSharding(mesh, P()))(shards)
+    return jax.jit(fold, out_shardings=NamedSharding(mesh, P()))
 
 
 def _add_exactly(moments: Moments, rows: jax.Array) -> Moments:
@@ -119,14 +126,22 @@ def _add_exactly(moments: Moments, rows: jax.Array) -> Moments:
         whole = jnp.round(rest * 2**SLICE_BITS)
         slices.append(whole)
         rest = rest * 2**SLICE_BITS - whole
-    total, gram = moments.sum, moments.gram
-    for i, part in enumerate(slices):
-        total = _add(total, _times_power(part.sum(axis=0), exponent - SLICE_BITS * (i + 1)))
-    for i, j in _PAIRS:
-        product = jnp.einsum("bi,bj->ij", slices[i], slices[j], precision="default")
-        if i != j:
-            product = product + product.T
-        gram = _add(gram, _times_power(product, exponent[:, None] + exponent - SLICE_BITS * (i + j + 2)))
+    # Loops of the compiled program, not of Python: eight copies of all this would take seconds to compile.
+    stacked = jnp.stack(slices)
+
+    def add_sum(total: Pair, part: tuple[jax.Array, jax.Array]) -> tuple[Pair, None]:
+        values, bits = part
+        return _add(total, _times_power(values.sum(axis=0), exponent - bits)), None
+
+    def add_product(gram: Pair, pair: tuple[jax.Array, jax.Array]) -> tuple[Pair, None]:
+        i, j = pair
+        product = jnp.einsum("bi,bj->ij", stacked[i], stacked[j], precision="default")
+        product = jnp.where(i == j, product, product + product.T)
+        return _add(gram, _times_power(product, exponent[:, None] + exponent - SLICE_BITS * (i + j + 2))), None
+
+    bits = SLICE_BITS * jnp.arange(1, SLICES + 1)
+    total, _ = jax.lax.scan(add_sum, moments.sum, (stacked, bits))
+    gram, _ = jax.lax.scan(add_product, moments.gram, (jnp.array(_PAIRS)[:, 0], jnp.array(_PAIRS)[:, 1]))
     return moments._replace(sum=total, gram=gram)
 
 
