@@ -95,14 +95,30 @@ def test_scalings():
         np.testing.assert_allclose(network_inputs(flat, preprocessing)[:, 7, 9, 1], expected, atol=2e-6)
 
 
-def test_fast_is_close_and_says_so(extractor):
-    module = inception.Inception(fast=True)
-    images = GOLDEN["32x32/images"]
-    outputs = jax.jit(lambda params, images: module.apply({"params": params}, images))(extractor.params, images)
-    expected = GOLDEN["32x32/2048"]
-    error = np.linalg.norm(outputs["pool"] - expected) / np.linalg.norm(expected)
-    assert 1e-4 < error < 3e-2
-    assert outputs["pool"].dtype == np.float32
+def equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            yield from equations(value.jaxpr) if hasattr(value, "jaxpr") else ()
+
+
+def products(fast):
+    """(kind, type of the numbers, precision) of every convolution and matrix product in the network."""
+    module, images = inception.Inception(fast=fast), jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), images)
+    jaxpr = jax.make_jaxpr(module.apply)(shapes, images)
+    found = [e for e in equations(jaxpr) if e.primitive.name in ("conv_general_dilated", "dot_general")]
+    # two products resize, and one gives the logits
+    assert len(found) == 94 + 3
+    return [(e.primitive.name, e.invars[0].aval.dtype.name, e.params["precision"]) for e in found]
+
+
+def test_accelerators_may_not_round_unless_they_are_asked_to():
+    highest = (jax.lax.Precision.HIGHEST,) * 2
+    assert {(kind, precision) for _, kind, precision in products(fast=False)} == {("float32", highest)}
+    fast = products(fast=True)
+    assert {(kind, precision) for _, kind, precision in fast[2:-1]} == {("bfloat16", None)}
+    assert {(kind, precision) for _, kind, precision in (*fast[:2], fast[-1])} == {("float32", highest)}
     assert features.precision_name(True) == "fast"
 
 
