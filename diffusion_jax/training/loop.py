@@ -32,6 +32,7 @@ from diffusion_jax.training.logging import (
 from diffusion_jax.training.method import Batch, Batches, Method
 from diffusion_jax.training.optimizer import Schedule
 from diffusion_jax.training.power_ema import PosthocEMA
+from diffusion_jax.training.scoring import Scorekeeper, Scoring
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import make_train_step
 from diffusion_jax.training.timing import Stopwatch, Timing
@@ -98,6 +99,7 @@ def train(
     mesh: Mesh,
     options: TrainingOptions,
     posthoc_ema: PosthocEMA | None = None,
+    scoring: Scoring | None = None,
 ) -> TrainResult:
     """Trains from the newest checkpoint in `workdir`, or from the start, to `options.num_steps` updates.
 
@@ -115,6 +117,8 @@ def train(
       mesh: from `sharding.make_mesh`.
       options: see there.
       posthoc_ema: averages that are kept for `ema_snapshots.reconstruct`; by default none.
+      scoring: scores that are taken on the way, written to metrics.jsonl; they may keep the best parameters in best/
+        and end the run early. By default none.
 
     Raises:
       DivergenceError: the loss or its gradient was not finite for too many steps; replay/ holds the last of them.
@@ -143,6 +147,11 @@ def train(
         if step >= options.num_steps:
             say(f"the checkpoint of step {step} is trained for all {options.num_steps} steps")
             _write_timing(workdir, timing)  # a kill may have come between the last checkpoint and this file
+            return TrainResult(state, timing, interruption.signal)
+        scorekeeper = stack.enter_context(Scorekeeper(scoring, workdir, step)) if scoring else None
+        if scorekeeper is not None and scorekeeper.stopped:
+            say(f"the scores up to step {step} ended the training")
+            _write_timing(workdir, timing)
             return TrainResult(state, timing, interruption.signal)
 
         watch = Stopwatch()
@@ -180,7 +189,8 @@ def train(
                 log = step % options.log_every == 0 or step == options.num_steps
                 save = step % options.checkpoint_every == 0 or last
                 snap = snapshot_every is not None and (step % snapshot_every == 0 or step == options.num_steps)
-                if log or save or snap:
+                due = scorekeeper is not None and scorekeeper.due(step, last=step == options.num_steps)
+                if log or save or snap or due:
                     guard.drain()
                 if guard.failed is not None:
                     again = replay.Replay(guard.failed.step, state, guard.failed.batch, step_key)
@@ -188,13 +198,22 @@ def train(
                     if options.debug:
                         _say_why(method, optimizer, mesh, again, options)
                     raise _divergence(guard.failed, saved)
-                loss = None
+                loss, averages = None, {}
+                if scorekeeper is not None and due:
+                    score_watch = Stopwatch()
+                    averages |= scorekeeper.score(step, state.ema_params)
+                    last, save = last or scorekeeper.stopped, save or scorekeeper.stopped
+                    seconds = score_watch.lap()
+                    timing.score_seconds += seconds
+                    watch.skip(seconds)
+                    report_watch.skip(seconds)
                 if log:
-                    averages = metrics.averages(interval)
+                    averages |= metrics.averages(interval)
                     loss, interval = averages.get("loss"), None
                     rate, reported = (step - reported) / report_watch.lap(), step
                     averages["learning_rate"] = float(learning_rate(step - 1))
                     averages["steps_per_second"], averages["images_per_second"] = rate, rate * batch_size
+                if averages:
                     writer.write(step, averages)
                 if snap and snapshots is not None:
                     snapshots.save(step, state.profiles)

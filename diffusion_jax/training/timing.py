@@ -15,12 +15,14 @@ class Timing:
       compile_seconds: tracing and compiling the step.
       train_seconds: from the first step on, with data, reports and saving, without what a kill undid.
       steps, images: updates made in that time, and the examples that they used.
+      score_seconds: taking scores on the way, which is not in train_seconds.
     """
 
     compile_seconds: float = 0.0
     train_seconds: float = 0.0
     steps: int = 0
     images: int = 0
+    score_seconds: float = 0.0
 
     def summary(self) -> dict[str, Any]:
         """The fields, and steps and images a second of training."""
@@ -39,3 +41,7 @@ class Stopwatch:
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         return seconds
+
+    def skip(self, seconds: float) -> None:
+        """Leaves out so many seconds that were spent on something else."""
+        self._last += seconds

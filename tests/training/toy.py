@@ -74,6 +74,7 @@ def train(
     learning_rate=1e-2,
     optimizer_name="adam",
     posthoc_ema=None,
+    scoring=None,
     **options,
 ):
     """A run of the loop on the toy problem."""
@@ -88,4 +89,5 @@ def train(
         mesh=mesh or sharding.make_mesh(devices=jax.devices()[:1]),
         options=loop.TrainingOptions(**{"num_steps": 12, "log_every": 4, "checkpoint_every": 5, **options}),
         posthoc_ema=posthoc_ema,
+        scoring=scoring,
     )
