@@ -144,6 +144,8 @@ def _download(source: Source, path: Path) -> Path:
             if source.sha256 and digest != source.sha256:
                 part.unlink()
                 raise ValueError(f"{wanted}; what was downloaded has the SHA-256 {digest} and was thrown away")
+            if not source.sha256:
+                warnings.warn(f"{path}: nobody has published its SHA-256; it is {digest}", stacklevel=4)
             os.replace(part, path)
     except (OSError, urllib.error.URLError) as error:  # a URLError is an OSError, an HTTPError a URLError
         reason = getattr(error, "reason", None) or error

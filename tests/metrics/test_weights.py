@@ -85,6 +85,11 @@ def test_a_download_with_another_hash_is_thrown_away(server, cache):
     assert weights.find(source(server), None).read_bytes() == CONTENT
 
 
+def test_a_download_whose_hash_is_not_known_says_what_it_is(server):
+    with pytest.warns(UserWarning, match=f"nobody has published its SHA-256; it is {SHA256}"):
+        weights.find(source(server, None), None)
+
+
 def test_without_a_network_one_line_says_which_file_to_put_where(cache):
     nowhere = weights.Source("toy", "toy.pth", "http://127.0.0.1:1/toy.pth", SHA256)
     with pytest.raises(ValueError) as caught:

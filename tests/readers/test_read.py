@@ -3,6 +3,8 @@
 import gzip
 import io
 import pickle
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -180,6 +182,13 @@ def test_files_that_are_cut_off(tmp_path, name, share):
     with pytest.raises(readers.ReadError) as caught:
         readers.read_tensors(path)
     assert "\n" not in str(caught.value)
+
+
+def test_readers_need_neither_jax_nor_another_framework():
+    program = "import sys, diffusion_jax.readers; print(*sys.modules)"
+    repository = Path(__file__).parents[2]
+    result = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, check=True)
+    assert not {"jax", "torch", "tensorflow"} & set(result.stdout.split())
 
 
 def test_storages_of_big_endian_machines_are_refused(tmp_path):
