@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from diffusion_jax.hub import (
     autoencoder,
     conditional_unet,
+    ddpm,
     dit,
     edm,
     edm2,
@@ -38,6 +39,7 @@ FORMATS: tuple[Format, ...] = (
     edm.FORMAT,
     edm2.FORMAT,
     openai_unet.FORMAT,
+    ddpm.FORMAT,
     conditional_unet.UNET_FORMAT,
     conditional_unet.CONTROLNET_FORMAT,
     autoencoder.FORMAT,
@@ -89,7 +91,7 @@ def load(
         return model.clone(dtype=dtype), jax.tree.map(lambda leaf: np.asarray(leaf, dtype=kind), params)
     directory = sources.model_folder(source, part, variant, revision)
     settings: Config = read_config(directory) | given
-    format_ = _format_of(settings, directory)
+    format_ = format_of(settings, directory)
     stored = read_tensors(directory, format_.stem, variant)
     tensors = {format_.rename(name): value for name, value in stored.items() if not format_.ignores(name)}
     del stored
@@ -142,7 +144,7 @@ def save(
     write_tensors(directory, chosen[0].stem, tensors)
 
 
-def _format_of(config: Config, directory: Path) -> Format:
+def format_of(config: Config, directory: Path) -> Format:
     for candidate in FORMATS:
         if candidate.matches(config):
             return candidate

@@ -7,10 +7,10 @@ Such a file states no settings: they follow from shapes, in the terms of diffuse
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion_jax.hub import diffusers, openai_unet
+from diffusion_jax.hub import ddpm, diffusers, openai_unet
 from diffusion_jax.hub.files import CheckpointError
 from diffusion_jax.hub.format import Config
-from diffusion_jax.hub.tensors import Path, Shapes, Tensor, leaf_name, parameter
+from diffusion_jax.hub.tensors import Shapes, Tensor, leaf_name, parameter
 from diffusion_jax.models.autoencoder import AutoencoderKL
 from diffusion_jax.models.conditional_unet import ConditionalUNet
 
@@ -19,7 +19,6 @@ FileShapes = Mapping[str, tuple[int, ...]]
 FAMILIES = {768: ("Stable Diffusion 1", 64), 1024: ("Stable Diffusion 2", 96), 2048: ("SDXL", 128), 1280: ("SDXL", 128)}
 HEAD_WIDTH, HEADS_OF_SD1 = 64, 8
 TIME_IDS_CHANNELS = 256
-VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out_0": "proj_out"}
 
 
 def unet_config(shapes: FileShapes, given: Config) -> dict[str, Any]:
@@ -122,33 +121,10 @@ def unet_tensors(model: ConditionalUNet, shapes: Shapes, config: Config) -> list
 def vae_tensors(model: AutoencoderKL, shapes: Shapes, config: Config) -> list[Tensor]:
     layout = []
     for path, shape in shapes.items():
-        name = _vae_module(path[:-1], len(model.widths))
-        is_conv = path[-2] in VAE_ATTENTION and path[-1] == "kernel"
-        layout.append(parameter(f"{name}.{leaf_name(path)}", path, shape, extra_axes=2 * is_conv))
+        side = f"{path[0]}." if len(path) > 2 else ""  # the encoder and decoder; quant_conv stands alone
+        inside = path[1:-1] if side else path[:-1]
+        layout.append(ddpm.convolutional(side + ddpm.module_name(inside, len(model.widths)), path, shape))
     return layout
-
-
-def _vae_module(path: Path, levels: int) -> str:
-    """decoder/up_blocks_0/resnets_1/conv_shortcut -> decoder.up.3.block.1.nin_shortcut, for four levels"""
-    if len(path) == 2:
-        return ".".join((path[0], {"conv_norm_out": "norm_out"}.get(path[1], path[1])))
-    if len(path) == 1:
-        return path[0]
-    side, level, block, layer = path
-    kind, _, index = block.rpartition("_")
-    if level == "mid_block":
-        return f"{side}.mid.attn_1.{VAE_ATTENTION[layer]}" if kind == "attentions" else _middle(side, index, layer)
-    way, number = ("up", levels - 1 - int(level[-1])) if side == "decoder" else ("down", int(level[-1]))
-    place = {"resnets": f"block.{index}", "downsamplers": "downsample", "upsamplers": "upsample"}[kind]
-    return f"{side}.{way}.{number}.{place}.{_resnet_layer(layer)}"
-
-
-def _middle(side: str, index: str, layer: str) -> str:
-    return f"{side}.mid.block_{int(index) + 1}.{_resnet_layer(layer)}"
-
-
-def _resnet_layer(layer: str) -> str:
-    return "nin_shortcut" if layer == "conv_shortcut" else layer
 
 
 def _depth(shapes: FileShapes, block: str) -> int:

@@ -15,6 +15,8 @@ from tests import golden
 
 DIFFUSERS = ("unet2d-ddpm-cifar", "unet2d-ddpm-256", "unet2d-adm")
 OPENAI = ("guided-unet-adm", "guided-unet-neworder", "improved-unet")
+LAYOUTS = dict.fromkeys(DIFFUSERS, "diffusers") | dict.fromkeys(OPENAI, "guided-diffusion")
+LAYOUTS["ddpm-original"] = "ddpm"  # made by the Model of pesser/pytorch_diffusion and the fill rule
 
 
 def write(name: str, directory: Path, tensors: dict[str, np.ndarray] | None = None, **settings) -> Path:
@@ -38,18 +40,17 @@ def assert_same_tree(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("name", DIFFUSERS + OPENAI)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_output_is_the_references(name, tmp_path):
     out, expected = run(*hub.load(write(name, tmp_path)), name)
     assert np.linalg.norm(out - expected) / np.linalg.norm(expected) < 5e-6
     np.testing.assert_allclose(out, expected, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", DIFFUSERS + OPENAI)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_round_trip_is_bit_identical(name, tmp_path):
     model, params = hub.load(write(name, tmp_path / "there"))
-    layout = "diffusers" if name in DIFFUSERS else "guided-diffusion"
-    hub.save(model, params, tmp_path / "back", format=layout)
+    hub.save(model, params, tmp_path / "back", format=LAYOUTS[name])
     again, loaded = hub.load(tmp_path / "back")
     assert again == model
     assert_same_tree(loaded, params)
@@ -188,7 +189,7 @@ def test_layouts_refuse_what_they_cannot_express(tmp_path):
         hub.save(heads, _shapes(heads), tmp_path)
     with pytest.raises(hub.CheckpointError, match="norm_eps=1e-06: guided-diffusion's UNetModel has 1e-05"):
         hub.save(heads, _shapes(heads), tmp_path, format="guided-diffusion")
-    with pytest.raises(hub.CheckpointError, match="'keras': UNet can be saved as 'diffusers' or 'guided-diffusion'"):
+    with pytest.raises(hub.CheckpointError, match="'keras': UNet can be saved as 'diffusers' or 'guided-diffusion' or 'ddpm'"):
         hub.save(heads, _shapes(heads), tmp_path, format="keras")
 
 
