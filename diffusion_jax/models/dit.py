@@ -66,6 +66,7 @@ class DiT(nn.Module):
     - freq_shift: see :func:`diffusion_jax.models.layers.timestep_embedding`; 0 in the paper, 1 in diffusers.
     - mlp_norm_eps: of the normalisation before the second half of a block; the others have 1e-6.
     - dropout: behind the attention and inside the MLP, when training.
+    - remat: recompute blocks in the backward pass instead of keeping what is inside them.
     - dtype: of the computation. Parameters, normalisation statistics, softmax and output are float32.
     """
 
@@ -81,6 +82,7 @@ class DiT(nn.Module):
     freq_shift: float = 0.0
     mlp_norm_eps: float = 1e-6
     dropout: float = 0.0
+    remat: bool = False
     dtype: DTypeLike = "float32"
 
     @nn.compact
@@ -117,8 +119,9 @@ class DiT(nn.Module):
         shared = self.shared_conditioning
         names = ["conditioning"] if shared else [f"conditioning_{i}" for i in range(self.depth)]
         conditions = [Conditioning(self.width, options, name=name)(time, class_labels) for name in names]
+        block = nn.remat(DiTBlock, static_argnums=(3,)) if self.remat else DiTBlock
         for i in range(self.depth):
-            h = DiTBlock(options, name=f"blocks_{i}")(h, conditions[0 if shared else i], train)
+            h = block(options, name=f"blocks_{i}")(h, conditions[0 if shared else i], train)
 
         zeros = nn.initializers.zeros
         shift, scale = _split(options.dense(2 * self.width, "output_modulation", zeros)(conditions[0]), 2)

@@ -1,11 +1,19 @@
-"""Where arrays live: one mesh of devices, batches split over it, parameters split or repeated."""
+"""Where arrays live: one mesh of devices, batches split over it, parameters and activations split or repeated.
+
+What the axes of a parameter mean follows from its path, so that networks need to know nothing of meshes: LOGICAL_AXES
+names the last two axes of a kernel, and MESH_AXES says which mesh axis splits what has that name. Any choice gives the
+same numbers: XLA moves what is needed where.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -16,6 +24,19 @@ AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 # Smaller arrays are repeated: gathering them would cost more than they take.
 MIN_SHARDED_SIZE = 1024
+
+# The end of a kernel's path -> its last two axes; the first that fits counts. In a pair of layers the first is split
+# by its outputs and the second by its inputs, so that nothing moves between the two (Shoeybi et al. 2019, section 3).
+LOGICAL_AXES: tuple[tuple[str, tuple[str, str]], ...] = (
+    (r"(to_[qkv]|add_[qkv]_proj)/kernel$", ("features", "heads")),
+    (r"net_0/proj/kernel$", ("features", "hidden")),
+    (r"(to_out|to_out_0|to_add_out|proj)/kernel$", ("heads", "features")),
+    (r"(mlp_1|modulation|norm1?(_context)?/linear)/kernel$", ("features", "hidden")),
+    (r"(mlp_2|net_2)/kernel$", ("hidden", "features")),
+    (r"conv_?[01]/kernel$", ("features", "hidden")),
+    (r"conv_?2/kernel$", ("hidden", "features")),
+)
+MESH_AXES = {"heads": "tensor", "hidden": "tensor"}
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
@@ -65,18 +86,66 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
-def parameter_spec(shape: Sequence[int], fsdp: int) -> P:
-    """The largest axis that `fsdp` divides is split, the last of equals; without one the array is repeated."""
-    divisible = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
-    if fsdp == 1 or not divisible or math.prod(shape) < MIN_SHARDED_SIZE:
+def parameter_spec(path: str, shape: Sequence[int], mesh_shape: Mapping[str, int]) -> P:
+    """How one parameter is split: along one axis, over as many of the mesh axes as divide it evenly.
+
+    Never along two: where the batch is split as well, XLA (jax 0.10.2) gives wrong products for two of them in a row
+    (tests/training/test_sharding.py shows it).
+
+    Args:
+      path: its name, parts joined by "/". What stands before, such as the name of an optimiser's moment, is of no
+        matter.
+      shape: of the array. A small one is repeated on all devices.
+      mesh_shape: the sizes of the mesh by axis. "tensor" splits what LOGICAL_AXES and MESH_AXES say, and "fsdp" the
+        parts again; arrays without such an axis are split by "fsdp" along the largest, the last of equals.
+    """
+    if math.prod(shape) < MIN_SHARDED_SIZE:
         return P()
-    largest = max(divisible, key=lambda axis: (shape[axis], axis))
-    return P(*(None,) * largest, "fsdp")
+    fsdp = ("fsdp",) if mesh_shape["fsdp"] > 1 else ()
+    names = next((names for end, names in LOGICAL_AXES if re.search(end, path)), ())
+    for axis, name in zip(range(len(shape) - len(names), len(shape)), names, strict=True):
+        tensor = (MESH_AXES[name],) if mesh_shape.get(MESH_AXES.get(name, ""), 1) > 1 else ()
+        if tensor and shape[axis] % math.prod(mesh_shape[over] for over in tensor + fsdp) == 0:
+            return P(*(None,) * axis, tensor + fsdp)
+    divisible = [axis for axis, size in enumerate(shape) if size % mesh_shape["fsdp"] == 0]
+    if not fsdp or not divisible:
+        return P()
+    return P(*(None,) * max(divisible, key=lambda axis: (shape[axis], axis)), "fsdp")
 
 
 def state_shardings(mesh: Mesh, tree: Any) -> Any:
-    """The sharding of each leaf of a tree of parameters, or of a train state, whose moments have the same shapes."""
-    return jax.tree.map(lambda leaf: NamedSharding(mesh, parameter_spec(leaf.shape, mesh.shape["fsdp"])), tree)
+    """The sharding of each leaf of a tree of parameters, or of a train state, whose moments have the same paths."""
+
+    def sharding(path: Any, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return NamedSharding(mesh, parameter_spec(name, leaf.shape, mesh.shape))
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+@contextlib.contextmanager
+def constrained_activations(mesh: Mesh, batch_size: int) -> Iterator[None]:
+    """While a network is traced in here, what its modules return stays split over the batch as the batch is.
+
+    XLA guesses the layout of activations from parameters and batch, and where those pull in two directions it may
+    gather a batch on every device. batch_size: B, by which activations [B, ...] are told.
+    """
+    if mesh.size == 1 or batch_size % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
+        yield
+        return
+
+    def constrain(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.ndim < 2 or leaf.shape[0] != batch_size:
+            return leaf
+        spec = P(BATCH_AXES, *(P.UNCONSTRAINED,) * (leaf.ndim - 1))
+        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+
+    def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        returned = call(*args, **kwargs)
+        return jax.tree.map(constrain, returned) if context.method_name == "__call__" else returned
+
+    with nn.intercept_methods(intercept):
+        yield
 
 
 def sharded_shapes(mesh: Mesh, tree: Any) -> Any:

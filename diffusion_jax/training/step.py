@@ -125,7 +125,9 @@ def make_gradients(
 
     def of_part(params: Any, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[tuple[Any, Sums], Metrics]:
         def loss(params: Any) -> tuple[jax.Array, tuple[Sums, Metrics]]:
-            value, metrics = method.loss(params, batch, key, step)
+            rows = next(iter(batch.values())).shape[0]
+            with sharding.constrained_activations(mesh, rows):
+                value, metrics = method.loss(params, batch, key, step)
             return value, ({"loss": (value.astype(jnp.float32), jnp.ones(())), **weighted_sums(metrics)}, metrics)
 
         (_, (sums, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params)
