@@ -260,9 +260,14 @@ def resolve(tree: Any) -> Any:
     """The plain objects of a finished program: dictionaries, lists, tuples, scalars, strings, bytes and NumPy arrays.
 
     Raises:
-      ReadError: a structure that contains itself, or that is nested deeper than any checkpoint.
+      ReadError: a structure that contains itself or is nested deeper than any checkpoint, or an array that cannot be.
     """
-    return _Resolver().plain(tree, 0)
+    try:
+        return _Resolver().plain(tree, 0)
+    except ReadError:
+        raise
+    except (ValueError, OverflowError, MemoryError) as error:  # of NumPy, for absurd shapes and strides
+        raise ReadError(f"an array that cannot be ({_one_line(error)})") from None
 
 
 class _Resolver:

@@ -114,6 +114,9 @@ FOUR = np.arange(4, dtype=np.float32).tobytes()
         (0, (2,), (1, 1), "arguments that PyTorch does not write"),
         (0.0, (2,), (1,), "arguments that PyTorch does not write"),
         (0, (1,) * 40, (1,) * 40, "arguments that PyTorch does not write"),
+        (0, (0, 10**30), (1, 1), "an array that cannot be"),
+        (0, (1, 2), (10**30, 1), "an array that cannot be"),
+        (0, (10**5000, 2), (1, 1), "a broken pickle"),
     ],
 )
 def test_tensors_stay_inside_of_their_storage(tmp_path, torch, offset, shape, strides, says):

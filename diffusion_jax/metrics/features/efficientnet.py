@@ -87,8 +87,9 @@ class Depthwise(nn.Module):
         size, stride, channels = self.kernel_size, self.stride, x.shape[-1]
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (size, size, channels)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (channels,)).astype(self.dtype)
-        paddings = lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME")
         height, width = (-(-side // stride) for side in x.shape[1:3])
+        margins = [(new - 1) * stride + size - side for new, side in zip((height, width), x.shape[1:3], strict=True)]
+        paddings = [(margin // 2, margin - margin // 2) for margin in margins]
         x = jnp.pad(x, ((0, 0), *paddings, (0, 0)))
         total = jnp.zeros((len(x), height, width, channels), self.dtype)
         for row in range(size):
