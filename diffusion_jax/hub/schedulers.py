@@ -49,8 +49,8 @@ _SMALLEST_ALPHAS_CUMPROD = 2.0**-24
 class _Options:
     """A scheduler's config: its options, with the defaults of its class for those that the file leaves out."""
 
-    def __init__(self, config: Mapping[str, Any]):
-        self.name = config["_class_name"]
+    def __init__(self, config: Mapping[str, Any], first_step: int = 0):
+        self.name, self.first_step = config["_class_name"], first_step
         self._given = {key: value for key, value in config.items() if not key.startswith("_")}
         unknown = sorted(set(self._given).difference(_OPTIONS.split()))
         if unknown:
@@ -80,7 +80,7 @@ class _Options:
 
 
 def load_sampler(
-    source: str | os.PathLike[str] | Mapping[str, Any], num_steps: int = 50, eta: float = 0.0
+    source: str | os.PathLike[str] | Mapping[str, Any], num_steps: int = 50, eta: float = 0.0, first_step: int = 0
 ) -> samplers.Sampler:
     """The sampler of a diffusers scheduler: its timesteps, the scale of its state and of x_T, and its steps.
 
@@ -88,6 +88,7 @@ def load_sampler(
       source: a scheduler_config.json, the folder that holds it, or its content; `_class_name` names the scheduler.
       num_steps: what diffusers calls num_inference_steps.
       eta: share of the posterior's noise, for DDIM; an argument of its step, not a part of its config.
+      first_step: where to begin, as image-to-image does: so many of the steps are left out.
 
     Raises:
       ValueError: a file that cannot be read, or a scheduler or an option of it that is not supported; it is named.
@@ -100,8 +101,13 @@ def load_sampler(
         raise ValueError(f"{name} has no eta")
     if num_steps < 1:
         raise ValueError(f"num_steps is {num_steps}; it must be 1 or more")
-    options = _Options(config)
-    return _ddim(options, num_steps, eta) if name == "DDIMScheduler" else _SCHEDULERS[name](options, num_steps)
+    if not 0 <= first_step < num_steps:
+        raise ValueError(f"first_step is {first_step}; it can be 0 to {num_steps - 1}")
+    options = _Options(config, first_step)
+    if name in ("DDIMScheduler", "DDPMScheduler"):  # each of their steps is for itself
+        whole = _ddim(options, num_steps, eta) if name == "DDIMScheduler" else _ddpm(options, num_steps)
+        return whole.after(first_step)
+    return _SCHEDULERS[name](options, num_steps)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -189,7 +195,7 @@ def _exploding(options: _Options, chain: DiscreteProcess, num_steps: int, *, end
         end=(1.0, end),
         rescaled=True,
         init_noise_sigma=float(np.hypot(largest, 1)) if rule == "leading" else largest,
-    )
+    ).after(options.first_step)
 
 
 def _preserving(
@@ -239,7 +245,7 @@ def _preserving(
         ratios * alpha,
         end=(end_alpha, end * end_alpha),
         init_noise_sigma=1.0,
-    )
+    ).after(options.first_step)
 
 
 def _ends_without_noise(options: _Options) -> bool:
@@ -315,7 +321,7 @@ def _plms(options: _Options, num_steps: int) -> core.Sampler:
         end=(np.sqrt(final), np.sqrt(1 - final)),
         init_noise_sigma=1.0,
     )
-    return plms_on(points)
+    return plms_on(points.after(options.first_step))
 
 
 def _euler(options: _Options, num_steps: int) -> core.Sampler:
@@ -401,7 +407,7 @@ def _flow_points(options: _Options, num_steps: int) -> grid.Grid:
         sigma = 1 - (1 - sigma) * (1 - terminal) / (1 - sigma[-1])
     if level_rule:
         sigma = spacing.ratios(level_rule, sigma[-1], sigma[0], num_steps)
-    return grid.assemble("velocity", sigma * total, 1 - sigma, sigma, init_noise_sigma=1.0)
+    return grid.assemble("velocity", sigma * total, 1 - sigma, sigma, init_noise_sigma=1.0).after(options.first_step)
 
 
 def _edm_points(options: _Options, num_steps: int) -> grid.Grid:
@@ -411,7 +417,9 @@ def _edm_points(options: _Options, num_steps: int) -> grid.Grid:
     end = options.choose("final_sigmas_type", "zero", {"zero": 0.0, "sigma_min": low})
     sigma = spacing.ratios(rule, low, high, num_steps, rho)
     start = float(np.hypot(high, 1))
-    return grid.assemble("edm", sigma, np.ones(num_steps), sigma, end=(1.0, end), init_noise_sigma=start)
+    return grid.assemble("edm", sigma, np.ones(num_steps), sigma, end=(1.0, end), init_noise_sigma=start).after(
+        options.first_step
+    )
 
 
 def _edm_dpmpp(options: _Options, num_steps: int) -> core.Sampler:

@@ -116,6 +116,16 @@ class Sampler:
         """Number of network evaluations (NFE, without the doubling by guidance)."""
         return len(self.table.timestep)
 
+    def after(self, num_rows: int) -> Sampler:
+        """The sampler without its first rows, for a solver whose steps need nothing from earlier ones."""
+        if not num_rows:
+            return self
+        table = Table(*(column[num_rows:] for column in self.table))
+        begun = int(table.step[0])
+        return dataclasses.replace(
+            self, table=table._replace(step=table.step - begun), num_steps=self.num_steps - begun
+        )
+
 
 jax.tree_util.register_dataclass(
     Sampler,

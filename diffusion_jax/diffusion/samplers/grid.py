@@ -59,6 +59,13 @@ class Grid:
         """(on x, on x_0) that turn an estimate of x_0 at point i into one of the noise."""
         return 1 / self.sigma[i], -self.alpha[i] / self.sigma[i]
 
+    def after(self, num_points: int) -> Grid:
+        """The grid without its first points, for solvers that begin in the middle (image-to-image)."""
+        if not num_points:
+            return self
+        columns = ("alpha", "sigma", "timesteps", "input_scale", "on_x", "on_output")
+        return dataclasses.replace(self, **{name: getattr(self, name)[num_points:] for name in columns})
+
     def row(
         self,
         i: int,

@@ -1,0 +1,183 @@
+"""Pipelines in diffusers' folder layout: model_index.json beside one folder a part."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.typing import DTypeLike
+
+from diffusion_jax.hub import sources
+from diffusion_jax.hub.checkpoint import load
+from diffusion_jax.hub.files import CheckpointError
+from diffusion_jax.hub.schedule import Schedule
+from diffusion_jax.hub.tokenizer import load_tokenizer
+from diffusion_jax.models.autoencoder import AutoencoderKL
+from diffusion_jax.models.mmdit import MMDiT
+from diffusion_jax.pipelines.denoiser import Control
+from diffusion_jax.pipelines.latent import LatentDiffusion
+from diffusion_jax.pipelines.text import TextEncoder, TextOptions
+from diffusion_jax.pipelines.unconditional import Unconditional
+
+# Classes of model_index.json: what the network is called there, and how texts become conditions.
+FAMILIES = {
+    **dict.fromkeys(
+        (
+            "StableDiffusionPipeline",
+            "StableDiffusionImg2ImgPipeline",
+            "StableDiffusionInpaintPipeline",
+            "StableDiffusionControlNetPipeline",
+        ),
+        ("unet", "sd"),
+    ),
+    **dict.fromkeys(
+        (
+            "StableDiffusionXLPipeline",
+            "StableDiffusionXLImg2ImgPipeline",
+            "StableDiffusionXLInpaintPipeline",
+            "StableDiffusionXLControlNetPipeline",
+        ),
+        ("unet", "sdxl"),
+    ),
+    **dict.fromkeys(("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"), ("transformer", "sd3")),
+}
+# Number of steps where a call does not say: the ancestral chain is made for all of them.
+UNCONDITIONAL = {"DDPMPipeline": 1000, "DDIMPipeline": 50, "PNDMPipeline": 50}
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+ABSENT_TOKENS = T5_LENGTH = 256  # of SD 3's third encoder
+
+
+def load_pipeline(
+    source: str | Path,
+    *,
+    dtype: DTypeLike = "float32",
+    param_dtype: DTypeLike = "float32",
+    variant: str | None = None,
+    revision: str | None = None,
+    sampler: str | None = None,
+    controlnets: Sequence[str | Path] = (),
+    tile_size: int | None = None,
+    offload_text: bool = False,
+) -> Any:
+    """Opens a pipeline: Stable Diffusion 1, 2, XL, 3 and 3.5, with their inpainting checkpoints, and DDPM's.
+
+    Args:
+      source: a folder with model_index.json, or the name of a repository, "owner/name".
+      dtype, param_dtype: what the networks compute in, and what their parameters are kept in. An autoencoder that is
+        marked to overflow in half precision (force_upcast) stays float32.
+      variant, revision: see :func:`diffusion_jax.hub.load`.
+      sampler: another solver than the checkpoint's, see :meth:`diffusion_jax.hub.schedule.Schedule.with_solver`.
+      controlnets: folders of ControlNets.
+      tile_size: the autoencoder takes images with larger sides in tiles of so many pixels.
+      offload_text: the text encoders' parameters stay in the host's memory while images are drawn.
+
+    Returns:
+      :class:`diffusion_jax.pipelines.latent.LatentDiffusion` or
+      :class:`diffusion_jax.pipelines.unconditional.Unconditional`: ``pipe(prompts, ...)`` gives images, float32
+      [B, H, W, 3] in [0, 1].
+
+    Raises:
+      CheckpointError: what is wrong with which file, or a kind of pipeline that is not covered.
+    """
+    folder = Path(source)
+    if not folder.exists() and sources.REPOSITORY.fullmatch(str(source)):
+        folder = sources.download(str(source), None, variant, revision)
+    index = _read_index(folder)
+    name = index.get("_class_name")
+    schedule = Schedule.read(folder / "scheduler")
+    schedule = schedule if sampler is None else schedule.with_solver(sampler)
+
+    def part(where: str | Path, kind: DTypeLike = dtype, params: DTypeLike = param_dtype) -> tuple[Any, Any]:
+        return load(where, dtype=kind, param_dtype=params, variant=variant)
+
+    if name in UNCONDITIONAL:
+        if controlnets:
+            raise CheckpointError(f"{folder}: {name} has no text encoder, which a ControlNet needs")
+        network, params = part(folder / "unet")
+        config = json.loads((folder / "unet" / "config.json").read_text())
+        size = config.get("sample_size")
+        size = size[0] if isinstance(size, list) else size
+        if not isinstance(size, int):
+            raise CheckpointError(f"{folder / 'unet' / 'config.json'}: sample_size is {size!r}; it must be an integer")
+        channels = config.get("in_channels", 3)
+        return Unconditional(
+            network, jax.device_put({"network": params}), schedule, size, channels, UNCONDITIONAL[name]
+        )
+    if name not in FAMILIES:
+        known = ", ".join((*FAMILIES, *UNCONDITIONAL))
+        raise CheckpointError(f"{folder / 'model_index.json'}: describes {name!r}; covered are {known}")
+    if index.get("requires_aesthetics_score"):
+        raise CheckpointError(f"{folder}: refiners, which are told an aesthetic score, are not covered")
+
+    network_name, family = FAMILIES[name]
+    params: dict[str, Any] = {}
+    network, params["network"] = part(folder / network_name)
+    autoencoder, params["autoencoder"] = _autoencoder(folder / "vae", part, tile_size)
+    encoders = []
+    for i, encoder_name in enumerate(ENCODERS):
+        if not _has(index, encoder_name):
+            continue
+        model, params[encoder_name] = part(folder / encoder_name)
+        tokenizer = load_tokenizer(folder / encoder_name.replace("text_encoder", "tokenizer"))
+        if i == 2:
+            tokenizer.length = min(tokenizer.length, T5_LENGTH) if tokenizer.length > 77 else T5_LENGTH
+        encoders.append(TextEncoder(encoder_name, model, tokenizer))
+    if not encoders:
+        raise CheckpointError(f"{folder / 'model_index.json'}: names no text encoder")
+    controls = []
+    for i, where in enumerate(controlnets):
+        model, params[f"control_{i}"] = part(where)
+        controls.append(Control(f"control_{i}", model))
+
+    kept = {encoder.name for encoder in encoders} if offload_text else set()
+    return LatentDiffusion(
+        network=network,
+        autoencoder=autoencoder,
+        encoders=tuple(encoders),
+        schedule=schedule,
+        params={key: tree if key in kept else jax.device_put(tree) for key, tree in params.items()},
+        options=_text_options(network, params["network"], family, index),
+        sample_size=network.sample_size or 64,
+        controls=tuple(controls),
+        zero_negative=family == "sdxl" and bool(index.get("force_zeros_for_empty_prompt", True)),
+        offload_text=offload_text,
+    )
+
+
+def _read_index(folder: Path) -> Mapping[str, Any]:
+    path = folder / sources.PIPELINE
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; a pipeline's folder holds model_index.json")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from None
+    if not isinstance(index, dict):
+        raise CheckpointError(f"{path}: holds a {type(index).__name__}; it must hold a JSON object")
+    return index
+
+
+def _has(index: Mapping[str, Any], part: str) -> bool:
+    return any(index.get(part) or ())
+
+
+def _autoencoder(folder: Path, part: Any, tile_size: int | None) -> tuple[Any, Any]:
+    model, params = part(folder)
+    if isinstance(model, AutoencoderKL):
+        if model.force_upcast and model.dtype != "float32":
+            model, params = part(folder, "float32", "float32")
+        model = dataclasses.replace(model, tile_size=tile_size)
+    elif tile_size is not None:
+        raise CheckpointError(f"{folder}: {type(model).__name__} has no tiles")
+    return model, params
+
+
+def _text_options(network: Any, params: Any, family: str, index: Mapping[str, Any]) -> TextOptions:
+    if not isinstance(network, MMDiT):
+        return TextOptions(family, 0)
+    width = params["context_embedder"]["kernel"].shape[0]
+    return TextOptions(family, width, 0 if _has(index, "text_encoder_3") else ABSENT_TOKENS)

@@ -1,0 +1,126 @@
+"""The schedule of a checkpoint: its samplers of any length, from any step, and what their states are made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.diffusion import samplers
+from diffusion_jax.diffusion.samplers import core
+from diffusion_jax.hub.schedulers import load_sampler
+
+# Short names of solvers: diffusers' class, and what its config says besides.
+NAMES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddpm": ("DDPMScheduler", {}),
+    "ddim": ("DDIMScheduler", {}),
+    "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "dpmpp": ("DPMSolverMultistepScheduler", {}),
+    "dpmpp_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "dpmpp_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_singlestep": ("DPMSolverSinglestepScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+}
+FLOW_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
+    "euler": ("FlowMatchEulerDiscreteScheduler", {}),
+    "heun": ("FlowMatchHeunDiscreteScheduler", {}),
+}
+
+
+class Schedule:
+    """Samplers on the noise schedule that a network was trained with.
+
+    Attributes:
+      config: a scheduler config of diffusers.
+    """
+
+    def __init__(self, config: Mapping[str, Any]):
+        self.config = dict(config)
+
+    @classmethod
+    def read(cls, directory: Path) -> Schedule:
+        """Of a folder with scheduler_config.json; raises ValueError for one that cannot be read or is not covered."""
+        load_sampler(directory, num_steps=1)
+        return cls(json.loads((directory / "scheduler_config.json").read_text(encoding="utf-8")))
+
+    def with_solver(self, name: str) -> Schedule:
+        """The same schedule for another solver, by its short name here or by its class in diffusers.
+
+        Raises:
+          ValueError: no such solver, or not for this kind of schedule.
+        """
+        names = FLOW_NAMES if self._flow else NAMES
+        classes = {class_name: (class_name, {}) for class_name, _ in names.values()}
+        if name not in names and name not in classes:
+            raise ValueError(f"sampler {name!r} does not exist for this checkpoint; it can be {', '.join(names)}")
+        class_name, options = (names | classes)[name]
+        return Schedule({**self.config, **options, "_class_name": class_name})
+
+    def sampler(self, num_steps: int, first_step: int = 0) -> samplers.Sampler:
+        """The sampler of so many steps without the first ones; raises ValueError for counts that cannot be."""
+        return load_sampler(self.config, num_steps=num_steps, first_step=first_step)
+
+    def levels(self, sampler: samplers.Sampler) -> tuple[np.ndarray, np.ndarray]:
+        """(alpha, sigma) of the state x = alpha x_0 + sigma noise before each row of the sampler, float64 [rows].
+
+        Read off the row: x_0 = on_x x + on_output output, where the output is the noise, the velocity or v.
+
+        Raises:
+          ValueError: the network predicts x_0 itself, whose rows do not tell.
+        """
+        on_x, on_output = np.asarray(sampler.table.denoise, np.float64).T
+        if self._flow:
+            return 1 + on_output, -on_output
+        if self.config["_class_name"].startswith("EDM"):
+            return np.ones_like(on_x), np.exp(4 * sampler.timesteps)  # the network is told log(sigma) / 4
+        prediction = self.config.get("prediction_type") or "epsilon"
+        if prediction == "epsilon":
+            return 1 / on_x, -on_output / on_x
+        if prediction == "v_prediction":
+            alpha, noise = np.sqrt(np.maximum(1 - on_output**2, 0)), -on_output
+            scale = np.where(on_x > 1e-6, alpha / np.maximum(on_x, 1e-6), 1.0)
+            return alpha * scale, noise * scale
+        raise ValueError(f"a network that predicts {prediction!r} cannot start from an image; take --sampler ddim")
+
+    def inversion(self, num_steps: int) -> samplers.Sampler:
+        """From an image to the noise that DDIM turns into it: the same levels backwards (Song et al. 2021, eq. 14).
+
+        Give the latent of the image as x_T; it counts as the state of the last level. What comes out is the state of
+        the first, for a sampler of `with_solver("ddim")` and so many steps.
+
+        Raises:
+          ValueError: a flow, or a single step.
+        """
+        if self._flow:
+            raise ValueError("DDIM inversion needs a diffusion model; this checkpoint is a flow")
+        if num_steps < 2:
+            raise ValueError(f"num_steps is {num_steps}; the inversion needs 2 or more")
+        schedule = self.with_solver("ddim")
+        forward = schedule.sampler(num_steps)
+        alpha, sigma = schedule.levels(forward)
+        rows = []
+        for step, i in enumerate(reversed(range(1, num_steps))):
+            on_x, on_output = (float(value) for value in forward.table.denoise[i])
+            ratio = sigma[i - 1] / sigma[i]
+            rows.append(
+                core.Row(
+                    timestep=float(forward.table.timestep[i]),
+                    step=step,
+                    denoise=(on_x, on_output),
+                    x=ratio,
+                    history=(alpha[i - 1] - alpha[i] * ratio,),
+                )
+            )
+        return core.build(rows)
+
+    @property
+    def _flow(self) -> bool:
+        return self.config["_class_name"].startswith("FlowMatch")

@@ -1,0 +1,116 @@
+"""What a call of a pipeline is made of: the part that a program is compiled for, and the arrays that it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a program is compiled for, beside the shapes.
+
+    Attributes:
+      guided: classifier-free guidance, with a negative prompt. rescaled: its output is rescaled.
+      no_negative: the negative conditions are zeros, as SDXL takes them for an empty prompt.
+      clip_skip: see :func:`diffusion_jax.pipelines.text.encode`.
+      image: there is an image to start from. paint: None, "blend" (any network) or "channels" (an inpainting network).
+      sampled: whether there are any steps; without, the image goes through the autoencoder alone.
+      maps: attention maps are returned.
+      latents_out: latents are returned instead of images.
+    """
+
+    guided: bool
+    rescaled: bool
+    no_negative: bool
+    clip_skip: int
+    image: bool
+    paint: str | None
+    sampled: bool
+    maps: bool
+    latents_out: bool
+
+
+def batch_of_images(images: Any, batch: int, name: str) -> np.ndarray:
+    """Images in [0, 1], float [B, H, W, C], one for all or one for each; uint8 and PIL images are taken too.
+
+    Raises:
+      ValueError: another number of images, axes or range.
+    """
+    array = np.asarray(images)
+    if array.dtype == np.uint8:
+        array = array.astype(np.float32) / 255
+    array = array.astype(np.float32)
+    array = array[None] if array.ndim == 3 else array
+    if array.ndim != 4 or array.shape[-1] not in (1, 3):
+        raise ValueError(f"{name} has shape {array.shape}; it must be [height, width, 3] or [batch, height, width, 3]")
+    if len(array) not in (1, batch):
+        raise ValueError(f"{name} holds {len(array)} images; it must hold 1 or {batch}, as there are prompts")
+    if array.min() < -1e-3 or array.max() > 1 + 1e-3:
+        raise ValueError(f"{name} has values from {array.min():g} to {array.max():g}; they must be in [0, 1]")
+    return np.broadcast_to(array, (batch, *array.shape[1:]))
+
+
+def batch_of_masks(mask: Any, batch: int) -> np.ndarray:
+    """Masks, float 0 or 1 [B, H, W, 1], 1 where it is painted; cut at one half.
+
+    Raises:
+      ValueError: as for images.
+    """
+    array = np.asarray(mask)
+    if array.dtype == bool:
+        array = array.astype(np.float32)
+    if array.ndim == 2:
+        array = array[..., None]
+    array = batch_of_images(array, batch, "mask")
+    return (array.mean(axis=-1, keepdims=True) >= 0.5).astype(np.float32)
+
+
+def image_keys(key: jax.Array | None, batch: int) -> jax.Array:
+    """One key an image: fold_in(key, i), or the keys [B] as they are."""
+    key = jax.random.key(0) if key is None else key
+    if key.ndim == 0:
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+    if key.shape != (batch,):
+        raise ValueError(f"key has shape {key.shape}; it must be one key, or {batch}, one for each image")
+    return key
+
+
+def prompt_list(prompts: str | Sequence[str], name: str) -> list[str]:
+    """The prompts as a list; raises ValueError for anything but strings."""
+    values = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not values or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{name} must be a string or a list of strings, at least one")
+    return values
+
+
+def padded(tree: Any, size: int) -> Any:
+    """Arrays [B, ...] with their last row repeated up to `size` rows, so that they divide among devices."""
+
+    def pad(array: ArrayLike) -> Any:
+        missing = size - len(array)  # pyright: ignore[reportArgumentType]
+        if not missing:
+            return array
+        return jnp.concatenate([jnp.asarray(array), jnp.repeat(jnp.asarray(array)[-1:], missing, axis=0)])
+
+    return jax.tree.map(pad, tree)
+
+
+def control_rules(values: Sequence[float | Sequence[float]], count: int) -> np.ndarray:
+    """(scale, start, end) of each ControlNet, float32 [count, 3]."""
+    columns = []
+    for name, value in zip(("control_scale", "control_start", "control_end"), values, strict=True):
+        column = [float(value)] * count if isinstance(value, int | float) else [float(one) for one in value]
+        if len(column) != count:
+            raise ValueError(f"{name} has {len(column)} values for {count} ControlNets; give 1 or {count}")
+        columns.append(column)
+    rules = np.array(columns, np.float32).reshape(3, count).T
+    if count and ((rules[:, 1] >= rules[:, 2]) | (rules[:, 1] < 0) | (rules[:, 2] > 1)).any():
+        raise ValueError("control_start and control_end must be 0 <= start < end <= 1")
+    return rules

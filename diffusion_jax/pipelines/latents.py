@@ -1,0 +1,65 @@
+"""Latents: from and to images, between one another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+def encode(autoencoder: nn.Module, params: Any, images: jax.Array) -> jax.Array:
+    """Images [B, H, W, 3] in [-1, 1] to the latents that the network works on, by the mean of their Gaussian."""
+    encoded: Any = autoencoder.apply({"params": params}, images, method="encode")
+    mean = encoded[0] if isinstance(encoded, tuple) else encoded
+    return (mean - shift(autoencoder)) * scale(autoencoder)
+
+
+def decode(autoencoder: nn.Module, params: Any, latents: jax.Array) -> jax.Array:
+    """Latents to images [B, H, W, 3], about in [-1, 1]."""
+    plain = latents / scale(autoencoder) + shift(autoencoder)
+    return autoencoder.apply({"params": params}, plain, method="decode")  # pyright: ignore[reportReturnType]
+
+
+def scale(autoencoder: Any) -> float:
+    return autoencoder.scaling_factor
+
+
+def shift(autoencoder: Any) -> float:
+    return autoencoder.shift_factor or 0.0
+
+
+def slerp(start: jax.Array, end: jax.Array, fraction: jax.Array | float) -> jax.Array:
+    """Spherical interpolation of latents [B, ...], image by image; fraction is a scalar or [B].
+
+    Straight lines between normal vectors pass where no noise is (White 2016, arXiv:1609.04468); arcs keep the length.
+    """
+    axes = tuple(range(1, start.ndim))
+    share = jnp.reshape(jnp.asarray(fraction, start.dtype), (-1,) + (1,) * len(axes))
+
+    def norm(x: jax.Array) -> jax.Array:
+        return jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True))
+
+    cosine = jnp.sum(start * end, axis=axes, keepdims=True) / jnp.maximum(norm(start) * norm(end), 1e-12)
+    angle = jnp.arccos(jnp.clip(cosine, -1, 1))
+    sine = jnp.sin(angle)
+    arc = sine > 1e-4  # nearly parallel: the line is the arc
+    safe = jnp.where(arc, sine, 1)
+    one = jnp.where(arc, jnp.sin((1 - share) * angle) / safe, 1 - share)
+    other = jnp.where(arc, jnp.sin(share * angle) / safe, share)
+    return one * start + other * end
+
+
+def interpolate(start: jax.Array, end: jax.Array, count: int) -> jax.Array:
+    """`count` latents [count, H, W, C] from one latent [H, W, C] to another, ends included, along the arc."""
+    fractions = jnp.linspace(0.0, 1.0, count)
+    starts, ends = (jnp.broadcast_to(x, (count, *x.shape)) for x in (start, end))
+    return slerp(starts, ends, fractions)
+
+
+def vary(latents: jax.Array, key: jax.Array, amount: float) -> jax.Array:
+    """Variations of unit-normal latents [B, ...]: image i goes `amount` of the arc towards noise of fold_in(key, i)."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(latents)))
+    other = jax.vmap(lambda k: jax.random.normal(k, latents.shape[1:], latents.dtype))(keys)
+    return slerp(latents, other, amount)
