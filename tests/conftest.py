@@ -4,6 +4,7 @@ CPU with eight fake devices, so that sharding is tested on any machine, and XLA'
 cache, so that only the first run of the suite pays for compilation.
 """
 
+import collections
 import os
 import sys
 
@@ -33,3 +34,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # failure is the change's doing.
 hypothesis.settings.register_profile("diffusion_jax", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("diffusion_jax")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many faults tests/faults has tried, and how many of them the runs survived."""
+    tried, survived = collections.Counter(), collections.Counter()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            faults = [value for name, value in report.user_properties if name == "fault"]
+            tried.update(faults)
+            survived.update(faults if outcome == "passed" else ())
+    if tried:
+        kinds = ", ".join(f"{fault} {survived[fault]} of {count}" for fault, count in sorted(tried.items()))
+        terminalreporter.write_line(f"faults survived: {survived.total()} of {tried.total()} ({kinds})")

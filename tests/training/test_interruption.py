@@ -1,7 +1,6 @@
 """Runs that are ended from outside, in processes of their own."""
 
 import json
-import random
 import re
 import signal
 import socket
@@ -77,31 +76,6 @@ def test_a_signal_saves_and_the_run_ends_the_same(tmp_path, undisturbed, number,
     assert 4 <= step < 40
     code, output = finish(start(tmp_path, "--checkpoint_every", 1000))
     assert code == 0 and f"resuming from the checkpoint of step {step}" in output
-    assert_same_end(tmp_path, undisturbed)
-
-
-def test_killed_again_and_again_the_run_ends_the_same(tmp_path, undisturbed):
-    rng = random.Random(0)
-    kills = 0
-    for _ in range(20):
-        process = start(tmp_path, "--seconds", 0.05, "--checkpoint_every", 1 if kills else 3)
-        begin = last_step(tmp_path)
-        while process.poll() is None and last_step(tmp_path) < begin + 4:
-            time.sleep(0.02)
-        time.sleep(rng.uniform(0, 0.3))
-        if process.poll() is None:
-            process.kill()
-            kills += 1
-        code, output = finish(process)
-        assert code in (0, -9), output
-        if code == 0:
-            break
-        if kills == 4:
-            code, output = finish(start(tmp_path))
-            assert code == 0, output
-            break
-    assert kills >= 3
-    assert re.search(r"resuming from the checkpoint of step \d+", output)
     assert_same_end(tmp_path, undisturbed)
 
 

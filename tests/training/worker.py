@@ -5,8 +5,11 @@ Writes the final parameters to WORKDIR/params.npz. Exits like the command: 2 wit
 """
 
 import argparse
+import os
 import resource
+import signal
 import sys
+import threading
 import time
 
 import jax
@@ -30,6 +33,21 @@ class SlowCounter(toy.Counter):
         return {name: value[start : start + rows] for name, value in super().__next__().items()}
 
 
+def die_in_save(workdir: str, seconds: float) -> None:
+    """Kills this process in the middle of a save: while Orbax's temporary folder is there."""
+    saved = 0
+    while True:
+        names = os.listdir(f"{workdir}/checkpoints") if os.path.isdir(f"{workdir}/checkpoints") else []
+        if any("tmp" in name for name in names):
+            saved += 1
+            if saved > 1:  # one that is whole came before
+                time.sleep(seconds)
+                os.kill(os.getpid(), signal.SIGKILL)
+            while any("tmp" in name for name in os.listdir(f"{workdir}/checkpoints")):
+                time.sleep(0.0005)
+        time.sleep(0.0005)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("workdir")
@@ -40,7 +58,10 @@ def main() -> int:
     parser.add_argument("--coordinator")
     parser.add_argument("--process", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--die_in_save", type=float, help="seconds into a save after which the process kills itself")
     options = parser.parse_args()
+    if options.die_in_save is not None:
+        threading.Thread(target=die_in_save, args=(options.workdir, options.die_in_save), daemon=True).start()
     if options.file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (options.file_limit, options.file_limit))
     if options.coordinator:

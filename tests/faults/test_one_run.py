@@ -1,0 +1,102 @@
+"""One run that meets every kind of fault, one after the other, and has to end with the bits of an undisturbed one.
+
+The short form is part of the suite; the long one, with a hundred kills, runs with -m slow -s.
+"""
+
+import random
+import signal
+import time
+
+import pytest
+
+from tests.training.test_checkpoints import damage
+from tests.training.test_interruption import assert_same_end, finish, last_step, saved_steps, start
+
+KILL, KILL_IN_SAVE, TERMINATE = "SIGKILL", "SIGKILL in a save", "SIGTERM"
+FLIP, TRUNCATE, FULL_DISK = "flipped bits", "truncated files", "full disk"
+SHORT = (KILL_IN_SAVE, KILL, FLIP, KILL_IN_SAVE, FULL_DISK, TRUNCATE, TERMINATE)
+# Kinds that need no process of their own: the next start finds the damage.
+AT_REST = {FLIP: "flip", TRUNCATE: "truncate"}
+CLEAN_EXIT = {KILL: -signal.SIGKILL, KILL_IN_SAVE: -signal.SIGKILL, TERMINATE: 143, FULL_DISK: 2}
+
+
+class Run:
+    """A run that is disturbed again and again; `num_steps` has to outlast the faults."""
+
+    def __init__(self, workdir, num_steps, rng, tried):
+        self.workdir, self.num_steps, self.rng, self.faults = workdir, num_steps, rng, []
+        self.tried = lambda fault: (self.faults.append(fault), tried(fault))
+        self.damaged = None
+
+    def start(self, *options):
+        return start(self.workdir, "--num_steps", self.num_steps, "--checkpoint_every", 1, *options)
+
+    def suffer(self, fault):
+        """One start that ends with `fault`; False if the run was complete before."""
+        if fault in AT_REST:
+            while self.damaged is not None or len(saved_steps(self.workdir)) < 2:  # one is to be left
+                if not self.suffer(KILL):
+                    return False
+            self.damaged = saved_steps(self.workdir)[-1]
+            damage(self.workdir / "checkpoints", self.damaged, AT_REST[fault])
+            self.tried(fault)
+            return True
+        options = {
+            KILL_IN_SAVE: ("--die_in_save", round(self.rng.uniform(0, 0.02), 4)),
+            FULL_DISK: ("--file_limit", 4000),
+        }
+        process = self.start("--seconds", 0.03, *options.get(fault, ()))
+        begun = last_step(self.workdir)
+        while process.poll() is None and last_step(self.workdir) < begun + 2:
+            time.sleep(0.01)
+        if fault in (KILL, TERMINATE) and process.poll() is None:
+            time.sleep(self.rng.uniform(0, 0.1))
+            process.send_signal(signal.SIGKILL if fault == KILL else signal.SIGTERM)
+        code, output = finish(process)
+        if code == 0:
+            return False
+        assert code == CLEAN_EXIT[fault], output
+        self.tried(fault)
+        self.check(output)
+        return True
+
+    def check(self, output):
+        """What a start says of the one before it."""
+        assert "Traceback" not in output, output
+        if self.damaged is not None:
+            assert f"checkpoints/{self.damaged} cannot be read" in output, output
+            self.damaged = None
+
+    def complete(self, undisturbed):
+        code, output = finish(self.start())
+        assert code == 0, output
+        self.check(output)
+        assert_same_end(self.workdir, undisturbed)
+
+
+def undisturbed(folder, num_steps):
+    code, output = finish(start(folder, "--num_steps", num_steps, "--checkpoint_every", 50))
+    assert code == 0, output
+    return folder
+
+
+def test_faults_of_every_kind_cost_nothing_but_time(tmp_path, tried):
+    run = Run(tmp_path / "run", 60, random.Random(0), tried)
+    for fault in SHORT:
+        assert run.suffer(fault), f"complete before {fault}: num_steps is too small"
+    run.complete(undisturbed(tmp_path / "calm", 60))
+    assert set(run.faults) == set(SHORT) and len(run.faults) >= len(SHORT)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_hundred_kills_cost_nothing_but_time(tmp_path, tried, seed):
+    rng = random.Random(seed)
+    run = Run(tmp_path / "run", 400, rng, tried)
+    kills = 0
+    while kills < 25:
+        fault = rng.choice((KILL, KILL_IN_SAVE, KILL, KILL_IN_SAVE, FLIP, TRUNCATE, TERMINATE, FULL_DISK))
+        assert run.suffer(fault), "num_steps is too small"
+        kills += fault in (KILL, KILL_IN_SAVE)
+    run.complete(undisturbed(tmp_path / "calm", 400))
