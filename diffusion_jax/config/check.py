@@ -24,6 +24,7 @@ _POSITIVE = (
     *("training.log_every", "training.checkpoint_every", "training.max_to_keep"),
     *("sampling.num_images", "sampling.batch_size", "sampling.num_frames"),
     *("evaluation.num_images", "evaluation.max_reference_images", "evaluation.classifier_steps"),
+    "evaluation.scored_images",
 )
 # None switches these off, although their default is a number.
 _OPTIONAL = ("config.optimizer.clip_norm",)
@@ -57,6 +58,7 @@ def check(config: config_dict.ConfigDict, num_devices: int) -> None:
         ("method.bound", BOUNDS),
         ("training.compute_dtype", COMPUTE_DTYPES),
         ("training.matmul_precision", MATMUL_PRECISIONS),
+        ("evaluation.checkpoint", ("newest", "best")),
     ):
         if schema.get(config, path) not in choices:
             raise unknown(f"config.{path}", schema.get(config, path), choices)

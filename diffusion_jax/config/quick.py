@@ -55,6 +55,11 @@ def shrink(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
         sampling.num_frames = min(sampling.num_frames, SAMPLING_STEPS)
         small.evaluation.num_images = min(small.evaluation.num_images, NUM_IMAGES)
         small.evaluation.max_reference_images = min(small.evaluation.max_reference_images, 10 * NUM_IMAGES)
+        small.evaluation.every = min(small.evaluation.every, NUM_STEPS // 2)
+        small.evaluation.scored_images = min(small.evaluation.scored_images, NUM_IMAGES)
+        small.evaluation.update({"features": None, "weights": None, "reference": None, "metrics": ("fid",)})
+        small.evaluation.keep_best = small.evaluation.keep_best and "fid"
+        small.evaluation.sweep_steps = tuple(min(steps, SAMPLING_STEPS) for steps in small.evaluation.sweep_steps)
         small.evaluation.classifier_steps = min(small.evaluation.classifier_steps or CLASSIFIER_STEPS, CLASSIFIER_STEPS)
     return small
 

@@ -76,6 +76,20 @@ def default() -> config_dict.ConfigDict:
     config.evaluation.max_reference_images = 10_000  # of each split, evenly spaced
     config.evaluation.classifier_steps = config_dict.placeholder(int)  # training of its classifier; unset: by the size
     config.evaluation.num_likelihood_images = 0  # test images whose bits per dimension are estimated
+    config.evaluation.checkpoint = "newest"  # or best, which keep_best keeps: what sample and evaluate use
+    # Scores in training and in sweeps, of images that never leave the devices: diffusion_jax/jobs/measure.py
+    config.evaluation.every = 0  # steps between scores of the moving average in training; 0 takes none
+    config.evaluation.scored_images = 512  # generated for each of them
+    config.evaluation.metrics = ("fid",)  # as in python -m diffusion_jax.metrics
+    config.evaluation.features = config_dict.placeholder(str)  # inception, ...; unset: a classifier of the data
+    config.evaluation.weights = config_dict.placeholder(str)  # file of their weights; unset: installed or cached
+    config.evaluation.protocol = config_dict.placeholder(str)  # of Inception's features: tf, adm, edm, ...
+    config.evaluation.reference = config_dict.placeholder(str)  # statistics file; unset: the data's images
+    config.evaluation.keep_best = config_dict.placeholder(str)  # metric whose best parameters are kept in DIR/best
+    config.evaluation.patience = 0  # scores in a row without a better one that end the training; 0: never
+    config.evaluation.sweep_samplers = ()  # evaluate also scores each sampler here (unset: sampling.name) with each
+    config.evaluation.sweep_steps = ()  # number of steps and
+    config.evaluation.sweep_guidance = ()  # each guidance scale
     return config.lock()
 
 

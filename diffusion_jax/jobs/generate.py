@@ -48,17 +48,26 @@ class Generator:
                 frames = None if trajectory is None else np.asarray(trajectory[:, :wanted])
                 yield data.to_uint8(np.asarray(images[:wanted])), labels, frames
 
+    def on_devices(self, num_images: int, params: Any) -> Iterator[tuple[jax.Array, int]]:
+        """Yields (images float32 [B, H, W, C] in [-1, 1] that stay on the devices, how many of them are wanted)."""
+        size = self._session.config.sampling.batch_size
+        for start in range(0, num_images, size):
+            images, _ = self._draw(np.arange(start, start + size), None, params)
+            wanted = min(size, num_images - start)
+            self.num_images += wanted
+            yield images, wanted
+
     def draw(self, num_images: int, title: str = "sampling") -> tuple[np.ndarray, np.ndarray | None]:
         """The first images of the run, uint8 [N, H, W, C], and the labels that they were asked for."""
         parts = list(self.batches(num_images, title=title))
         labels = [part[1] for part in parts if part[1] is not None]
         return np.concatenate([part[0] for part in parts]), np.concatenate(labels) if labels else None
 
-    def _draw(self, indices: np.ndarray, stride: int | None) -> tuple[jax.Array, jax.Array | None]:
+    def _draw(self, indices: np.ndarray, stride: int | None, params: Any = None) -> tuple[jax.Array, jax.Array | None]:
         session = self._session
         # The same on every host; they are split over the devices inside.
         arguments = (indices.astype(np.int32), session.labels(indices))
-        _, params = session.parameters
+        params = session.parameters[1] if params is None else params
         scale = np.float32(session.config.sampling.guidance_scale)
         if stride not in self._compiled:
             begun = time.monotonic()

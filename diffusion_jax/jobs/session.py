@@ -19,7 +19,7 @@ from diffusion_jax.config import ConfigError, build
 from diffusion_jax.config.check import check, flatten
 from diffusion_jax.config.quick import shrink
 from diffusion_jax.methods.diffusion import Diffusion
-from diffusion_jax.training import checkpoints, sharding
+from diffusion_jax.training import checkpoints, scoring, sharding
 
 # A run may be resumed with other values of these; anything else would make it another run.
 CHANGEABLE = (
@@ -70,11 +70,12 @@ class Session:
 
     @functools.cached_property
     def parameters(self) -> tuple[int, Any]:
-        """(step, parameters to sample with) of the newest checkpoint; raises CheckpointError where there is none."""
+        """(step, parameters to sample with) of config.evaluation.checkpoint; CheckpointError where there is none."""
         height, width, channels = self.method.image_shape
         batch = {"image": jax.ShapeDtypeStruct((1, height, width, channels), np.float32)}
         shapes = jax.eval_shape(self.method.init, jax.random.key(0), batch)
-        return checkpoints.restore_params(self.workdir / "checkpoints", sharding.sharded_shapes(self.mesh, shapes))
+        folder = self.workdir / (scoring.BEST if self.config.evaluation.checkpoint == "best" else "checkpoints")
+        return checkpoints.restore_params(folder, sharding.sharded_shapes(self.mesh, shapes))
 
     def labels(self, indices: np.ndarray) -> np.ndarray | None:
         """The class that image i of a sampling run is asked for: each in turn, int32; None without classes."""

@@ -8,6 +8,7 @@ import jax
 
 from diffusion_jax import data
 from diffusion_jax.config import build
+from diffusion_jax.jobs.measure import training_scores
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.training import loop
 
@@ -15,6 +16,7 @@ from diffusion_jax.training import loop
 def train(session: Session) -> signal.Signals | None:
     """Trains to config.training.num_steps; returns the signal that ended it early, if one did."""
     config, options = session.config, session.config.training
+    scoring = training_scores(session)
     batches = train_batches(session)
     result = loop.train(
         session.method,
@@ -35,6 +37,7 @@ def train(session: Session) -> signal.Signals | None:
             max_bad_steps=options.max_bad_steps,
             debug=config.debug,
         ),
+        scoring=scoring,
     )
     return result.interrupted
 

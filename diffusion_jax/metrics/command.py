@@ -117,7 +117,7 @@ class Measurement:
             raise UsageError(f"--batch-size is {options.batch_size}; it must be at least 1")
         if not options.generated and not (options.reference and options.save_statistics):
             raise UsageError("--generated SET is missing (or --reference SET with --save-statistics FILE)")
-        name = resolve_features(options.features)
+        name = measure.resolve_features(options.features)
         reference = self._open_reference(name) if options.reference else None
         generated = image_sets.open_images(options.generated, self._loaders) if options.generated else None
         protocol = self._protocol(name, reference)
@@ -254,7 +254,9 @@ class Measurement:
         self, images: ImageSet, role: str, metrics: Sequence[str], extractor: Extractor, protocol: Protocol
     ) -> measure.Side:
         options = self._options
-        extraction = measure.extraction_for(metrics, extractor, is_generated=role == "generated")
+        extraction = measure.extraction_for(
+            metrics, extractor, is_generated=role == "generated", intervals=not options.no_intervals
+        )
         title = f"--{role}"
         # In a file or a pipe a line now and then is enough.
         interval = 0.1 if sys.stderr.isatty() else 10.0
@@ -320,16 +322,6 @@ class Measurement:
     def _warn(self, message: str) -> None:
         _say(f"warning: {message}")
         self._warnings.append(message)
-
-
-def resolve_features(name: str) -> str:
-    """The full name of an extractor from its beginning, such as digits or inception; ValueError if none or several."""
-    found = [known for known in features.NAMES if known == name] or [
-        known for known in features.NAMES if known.startswith(name)
-    ]
-    if len(found) != 1:
-        raise UsageError(f"--features {name!r} does not exist; it can be {', '.join(found or features.NAMES)}")
-    return found[0]
 
 
 def _statistics(side: measure.Side, made_by: Mapping[str, Any], digest: str | None, name: str) -> Statistics:

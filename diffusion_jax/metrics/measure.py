@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
-from diffusion_jax.metrics import distances, kernels, neighbours, uncertainty
+from diffusion_jax.metrics import distances, features, kernels, neighbours, uncertainty
 from diffusion_jax.metrics.clip import clip_mmd
 from diffusion_jax.metrics.distances import Gaussian
 from diffusion_jax.metrics.extraction import Extraction
@@ -29,6 +30,8 @@ METRICS = {
     "cmmd": "maximum mean discrepancy of CLIP embeddings (CLIP only)",
 }
 DEFAULT_METRICS: tuple[str, ...] = ("fid", "kid", "prc")
+# The beginnings of the names of numbers that are better when higher; all others are distances.
+_HIGHER = ("inception_score", "precision", "recall", "density", "coverage")
 # metrics that compare image with image, which moments alone do not allow
 _NEED_REFERENCE_ROWS = ("kid", "prc", "dc", "cmmd")
 
@@ -50,6 +53,16 @@ class Side:
     num_images: int | None = None
 
 
+def resolve_features(name: str) -> str:
+    """The full name of an extractor from its beginning, such as digits or inception; ValueError if none or several."""
+    found = [known for known in features.NAMES if known == name] or [
+        known for known in features.NAMES if known.startswith(name)
+    ]
+    if len(found) != 1:
+        raise ValueError(f"features {name!r} is unknown; it can be {', '.join(found or features.NAMES)}")
+    return found[0]
+
+
 def check_metrics(metrics: Iterable[str], extractor: str) -> None:
     """Raises ValueError for a metric that does not exist or that these features do not have."""
     for metric in metrics:
@@ -61,18 +74,30 @@ def check_metrics(metrics: Iterable[str], extractor: str) -> None:
             raise ValueError(f"metric 'cmmd' needs CLIP's features (--features clip-vitl14-336), not {extractor}")
 
 
+def is_higher_better(name: str) -> bool:
+    """Whether a number of `score` is better when it is higher."""
+    return name.startswith(_HIGHER)
+
+
 def needs_rows(metrics: Iterable[str]) -> bool:
     """Whether one of the metrics needs the reference's images and not only their moments."""
     return bool(set(metrics) & set(_NEED_REFERENCE_ROWS))
 
 
-def extraction_for(metrics: Iterable[str], extractor: Extractor, *, is_generated: bool) -> Extraction:
-    """The extraction that gathers what these metrics need of one side."""
+def extraction_for(
+    metrics: Iterable[str],
+    extractor: Extractor,
+    *,
+    is_generated: bool,
+    intervals: bool = True,
+    mesh: Mesh | None = None,
+) -> Extraction:
+    """The extraction that gathers what these metrics need of one side; without intervals a FID needs moments alone."""
     metrics = set(metrics)
-    rows = needs_rows(metrics) or (is_generated and bool(metrics & {"fid", "fid-infinity"}))
+    rows = needs_rows(metrics) or (is_generated and ("fid-infinity" in metrics or (intervals and "fid" in metrics)))
     keep = ([FEATURES] if rows else []) + ([LOGITS] if is_generated and "is" in metrics else [])
     spatial = [SPATIAL] if extractor.name == INCEPTION and (not is_generated or "sfid" in metrics) else []
-    return Extraction(extractor, moments_of=[FEATURES, *spatial], keep=keep)
+    return Extraction(extractor, mesh, moments_of=[FEATURES, *spatial], keep=keep)
 
 
 def side_of(extraction: Extraction, protocol: Protocol) -> Side:
@@ -144,6 +169,18 @@ class Names:
     @property
     def slug(self) -> str:
         return self.extractor.replace("-", "_")
+
+    def main(self, metric: str) -> str:
+        """The number that stands for a metric: its key in the result of `score`."""
+        keys = {
+            "fid": self.frechet,
+            "fid-infinity": f"{self.frechet}_infinity",
+            "is": "inception_score",
+            "kid": self.kernel,
+            "prc": self.plain("precision"),
+            "dc": self.plain("coverage"),
+        }
+        return keys.get(metric, metric)
 
     def plain(self, name: str) -> str:
         """precision, recall, density, coverage"""

@@ -93,7 +93,7 @@ class Scorekeeper:
             if self.stopped:
                 best_step, best = self._best()
                 say(
-                    f"step {step}: no better {self._scoring.best_by} since {best:.4g} at step {best_step}; training ends"
+                    f"step {step}: no better {self._scoring.best_by} since {best:.4g} at step {best_step}; it ends"
                 )
         return scores
 

@@ -169,7 +169,7 @@ def test_tfds_names_go_to_their_loader(sets, toys, capsys):
         (("--generated", "nowhere"), "nowhere: no such file or folder"),
         (("--generated", "fake", "--metrics", "fid"), "--reference SET is missing, which metric 'fid'"),
         (("--generated", "fake", "--reference", "real", "--metrics", "fod"), "metric 'fod' is unknown; it can be fid"),
-        (("--generated", "fake", "--reference", "real", "--features", "vgg"), "--features 'vgg' does not exist"),
+        (("--generated", "fake", "--reference", "real", "--features", "vgg"), "features 'vgg' is unknown; it can be "),
         (("--generated", "fake", "--reference", "real", "--protocol", "x"), "protocol 'x' is unknown; it can be adm"),
         (("--generated", "fake", "--features", "digits", "--metrics", "is"), "needs Inception's features"),
         (("--generated", "fake", "--reference", "real", "--metrics", "cmmd"), "needs CLIP's features"),

@@ -1,0 +1,182 @@
+"""Scores of parameters, in training and in sweeps: images go from the sampler to the features on the devices.
+
+The numbers are those of `python -m diffusion_jax.metrics` under the same names; what differs between runs and machines
+is in the protocol, which `Scorer.protocol` gives.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from diffusion_jax import data
+from diffusion_jax.config import ConfigError
+from diffusion_jax.config.build import section
+from diffusion_jax.jobs.generate import Generator
+from diffusion_jax.jobs.session import Session, write_json
+from diffusion_jax.metrics import features, foreign_statistics, measure, protocols, statistics
+from diffusion_jax.metrics.classifier import train_classifier
+from diffusion_jax.metrics.features.extractor import Extractor
+from diffusion_jax.training.scoring import Scoring
+
+QUANTISATION = "half_up"
+_REFERENCE_BATCH = 64
+
+
+class Scorer:
+    """Scores generated images of one run by config.evaluation. Everything is loaded when it is first used.
+
+    Without config.evaluation.features they are those of a small classifier, trained here on the training split and
+    compared with the test split; the features of known networks are compared with the training split, as published
+    numbers are.
+    """
+
+    def __init__(self, session: Session):
+        self._session = session
+        self._config = session.config.evaluation
+        self.metrics = tuple(self._config.metrics)
+        if jax.process_count() > 1 and not set(self.metrics) <= {"fid", "sfid"}:
+            raise ConfigError(
+                f"config.evaluation.metrics is {','.join(self.metrics)}; with several processes it can be fid and "
+                "sfid, for which no process needs another's images"
+            )
+        if self._config.features is None and session.train_source.num_classes is None:
+            raise ConfigError(
+                "config.evaluation.features is unset, but the data has no labels to train a classifier on; set it to "
+                f"one of {', '.join(features.NAMES)}"
+            )
+        with section("evaluation"):
+            measure.check_metrics(self.metrics, self._name)
+            if self._config.keep_best:
+                _check_kept(self._config.keep_best, self.metrics)
+
+    @property
+    def _name(self) -> str:
+        if self._config.features is None:
+            return f"classifier-{self._session.config.data.name}"
+        return measure.resolve_features(self._config.features)
+
+    @functools.cached_property
+    def published(self) -> protocols.Protocol:
+        """The protocol that the scores follow."""
+        with section("evaluation"):
+            if self._name != protocols.INCEPTION:
+                return protocols.of_features(self._name)
+            return protocols.get(self._config.protocol or protocols.DEFAULT)
+
+    @functools.cached_property
+    def extractor(self) -> Extractor:
+        """What the features come from; raises ConfigError, in one line, where its weights are missing."""
+        session = self._session
+        if self._config.features is None:
+            train = data.load_arrays(session.train_source, limit=self._config.max_reference_images)
+            num_classes = session.train_source.num_classes
+            assert num_classes is not None
+            steps = self._config.classifier_steps
+            reader = train_classifier(*train, num_classes, seed=session.config.seed, steps=steps)
+            return features.classifier_extractor(reader, self._name)
+        with section("evaluation"):
+            preprocessing = self.published.preprocessing if self._name == protocols.INCEPTION else None
+            return features.load(self._name, self._config.weights, preprocessing=preprocessing)
+
+    @functools.cached_property
+    def reference(self) -> measure.Side:
+        """The other side of every comparison; moments of images are kept in the cache of statistics files."""
+        made_by = statistics.identity(self.extractor, self.published)
+        if self._config.reference is not None:
+            with section("evaluation"):
+                found = foreign_statistics.load(self._config.reference, self._name)
+                if found is None:
+                    raise ConfigError(f"config.evaluation.reference {self._config.reference!r} is no statistics file")
+                statistics.check_comparable(found.made_by, made_by, (self._config.reference, "config.evaluation"))
+                return measure.Side(found.features, found.spatial, found.rows, None, found.num_images)
+        images, _ = data.load_arrays(self._reference_source, limit=self._config.max_reference_images)
+        cache = statistics.cache_path(hashlib.sha256(images.tobytes()).hexdigest(), made_by)
+        if not measure.needs_rows(self.metrics) and cache.is_file():
+            found = statistics.load_own(cache)
+            assert found is not None
+            return measure.Side(found.features, found.spatial, None, None, found.num_images)
+        extraction = measure.extraction_for(self.metrics, self.extractor, is_generated=False)
+        for start in range(0, len(images), _REFERENCE_BATCH):
+            extraction.add(images[start : start + _REFERENCE_BATCH], size=_REFERENCE_BATCH)
+        side = measure.side_of(extraction, self.published)
+        if jax.process_index() == 0 and side.features is not None and self._config.features is not None:
+            known = statistics.Statistics(side.features, side.spatial, side.num_images, made_by, "")
+            statistics.save(cache, known)
+        return side
+
+    @property
+    def _reference_source(self) -> data.Source:
+        return self._session.test_source if self._config.features is None else self._session.train_source
+
+    def score(self, generator: Generator, params: Any) -> dict[str, float]:
+        """The scores of config.evaluation.scored_images images, the first of the run, from these parameters.
+
+        The same on every process.
+        """
+        extraction = measure.extraction_for(
+            self.metrics, self.extractor, is_generated=True, intervals=False, mesh=self._session.mesh
+        )
+        for images, count in generator.on_devices(self._config.scored_images, params):
+            extraction.add_sharded(_quantised(images), count)
+        side = measure.side_of(extraction, self.published)
+        scores = measure.score(self.metrics, side, self.reference, self.published, intervals=False)
+        values = np.array([float(value) for value in scores.values()])
+        if jax.process_count() > 1:
+            values = np.asarray(multihost_utils.broadcast_one_to_all(values.astype(np.float32)), np.float64)
+        return dict(zip(scores, values.tolist(), strict=True))
+
+    def protocol(self) -> dict[str, Any]:
+        """What the numbers depend on."""
+        split = "test" if self._config.features is None else "training"
+        return self.published.record() | {
+            **statistics.identity(self.extractor, self.published),
+            "quantisation": QUANTISATION,
+            "generated_images": self._config.scored_images,
+            "reference": self._config.reference or f"{self._session.config.data.name}, {split} split",
+            "reference_images": self.reference.num_images,
+            "parameters": "EMA",
+            "device": jax.devices()[0].device_kind,
+        }
+
+
+def training_scores(session: Session) -> Scoring | None:
+    """What config.evaluation asks of the training loop; None if it takes no scores. Raises ConfigError."""
+    config = session.config.evaluation
+    if not config.every:
+        if config.keep_best or config.patience:
+            raise ConfigError("config.evaluation.keep_best and patience need scores: set config.evaluation.every")
+        return None
+    scorer, generator = Scorer(session), Generator(session)
+
+    def evaluate(step: int, params: Any) -> dict[str, float]:
+        scores = scorer.score(generator, params)
+        if jax.process_index() == 0:
+            write_json(session.workdir / "scoring.json", scorer.protocol())
+        return scores
+
+    best_by = measure.Names(scorer.published.extractor).main(config.keep_best) if config.keep_best else None
+    with section("evaluation"):
+        return Scoring(
+            evaluate, config.every, best_by, bool(best_by) and measure.is_higher_better(str(best_by)), config.patience
+        )
+
+
+@jax.jit
+def _quantised(images: jax.Array) -> jax.Array:
+    """[-1, 1] to uint8 as `data.to_uint8` does it."""
+    return jnp.clip(jnp.floor(images * 127.5 + 128), 0, 255).astype(jnp.uint8)
+
+
+def _check_kept(metric: str, metrics: tuple[str, ...]) -> None:
+    if metric not in metrics:
+        raise ConfigError(
+            f"config.evaluation.keep_best is {metric!r}, which is not computed; it can be {', '.join(metrics)}, or add "
+            "it to config.evaluation.metrics"
+        )

@@ -1,0 +1,91 @@
+"""Scores over samplers, numbers of steps and guidance scales: config.evaluation.sweep_* of the evaluate job."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import tqdm
+
+from diffusion_jax.config import ConfigError, build, options
+from diffusion_jax.config.schema import SHARED_FIELDS
+from diffusion_jax.diffusion.samplers import SAMPLERS
+from diffusion_jax.figures import score_curves
+from diffusion_jax.jobs.generate import Generator
+from diffusion_jax.jobs.measure import Scorer
+from diffusion_jax.jobs.session import Session
+from diffusion_jax.metrics import measure
+
+PICTURE = "sweep.png"
+
+
+def sweep(session: Session) -> dict[str, Any] | None:
+    """{"protocol", "results": one entry for each way of sampling}, and DIR/sweep.png; None if no sweep is asked for.
+
+    Every way draws the same images 0, 1, ... from the same noise. Raises ConfigError for a way that cannot be, before
+    anything is computed.
+    """
+    ways = list(_ways(session))
+    if not ways:
+        return None
+    scorer = Scorer(session)
+    step, params = session.parameters
+    results = []
+    for way in tqdm.tqdm(ways, desc="sweep", unit="setting", file=sys.stderr, disable=not sys.stderr.isatty()):
+        scores = scorer.score(Generator(way), params)
+        results.append({**describe(way), **scores})
+    name = measure.Names(scorer.published.extractor).main(scorer.metrics[0])
+    if jax.process_index() == 0:
+        score_curves.write_score_curves(session.workdir / PICTURE, results, name)
+    return {"protocol": scorer.protocol() | {"checkpoint_step": step}, "score": name, "results": results}
+
+
+def describe(session: Session) -> dict[str, Any]:
+    """How a session samples: sampler, steps, network evaluations an image (guidance takes two), guidance scale."""
+    config, sampler = session.config.sampling, session.method.sampler
+    guided = session.num_classes is not None and config.guidance_scale != 1
+    return {
+        "sampler": config.name,
+        "num_steps": sampler.num_steps,
+        "network_evaluations": sampler.num_evaluations * (2 if guided else 1),
+        "guidance_scale": config.guidance_scale if session.num_classes is not None else None,
+    }
+
+
+def _ways(session: Session) -> Iterator[Session]:
+    config = session.config
+    sweeps = config.evaluation
+    if not (sweeps.sweep_samplers or sweeps.sweep_steps or sweeps.sweep_guidance):
+        return
+    if sweeps.sweep_guidance and session.num_classes is None:
+        raise ConfigError("config.evaluation.sweep_guidance needs a class-conditional method")
+    if any(scale != 1 for scale in sweeps.sweep_guidance) and not config.method.label_dropout:
+        raise ConfigError("config.evaluation.sweep_guidance needs config.method.label_dropout above 0 in training")
+    samplers = sweeps.sweep_samplers or (config.sampling.name,)
+    steps = sweeps.sweep_steps or (config.sampling.num_steps,)
+    scales = sweeps.sweep_guidance or (config.sampling.guidance_scale,)
+    for name, num_steps, scale in itertools.product(samplers, steps, scales):
+        yield sampled_by(session, name, num_steps, float(scale))
+
+
+def sampled_by(session: Session, name: str, num_steps: int | None, guidance_scale: float) -> Session:
+    """The same run sampled in another way; options that the sampler does not have are left at their defaults."""
+    config = session.config.copy_and_resolve_references()
+    if name not in SAMPLERS:
+        raise ConfigError(f"config.evaluation.sweep_samplers has {name!r}; it can be {', '.join(SAMPLERS)}")
+    taken = options.parameters(SAMPLERS[name])
+    with config.unlocked(), config.ignore_type():
+        for field in config.sampling:
+            if field != "name" and field not in SHARED_FIELDS["sampling"] and field not in taken:
+                config.sampling[field] = None
+        config.sampling.update({"name": name, "num_steps": num_steps, "guidance_scale": guidance_scale})
+    changed = copy.copy(session)
+    changed.config = config
+    process = session.method.objective.process
+    changed.method = dataclasses.replace(session.method, sampler=build.sampler(config, process))
+    return changed

@@ -1,0 +1,121 @@
+"""Scores in training and in sweeps, through the jobs, on a run of seconds."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax import data, metrics
+from diffusion_jax.config import ConfigError
+from diffusion_jax.jobs import measure, run, sweep_scores
+from diffusion_jax.jobs.generate import Generator
+from diffusion_jax.jobs.session import Session
+from tests.configs import tiny
+
+KEY = "frechet_distance_classifier_digits"
+
+
+def config(**evaluation):
+    settings = {
+        "every": 15, "keep_best": "fid", "scored_images": 40, "classifier_steps": 20, "max_reference_images": 200,
+        "num_likelihood_images": 0, "metrics": ("fid", "prc"),
+    }  # fmt: skip
+    result = tiny.get_config()
+    result.training.num_steps = 30
+    result.evaluation.update(settings | evaluation)
+    return result
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    swept = config(sweep_samplers=("ddpm",), sweep_steps=(2, 4), sweep_guidance=(1.0, 2.0), checkpoint="best")
+    assert run.run(swept, workdir, ("train", "evaluate"), "test") == 0
+    return workdir, Session(swept, workdir)
+
+
+def test_training_is_scored(trained):
+    workdir, session = trained
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    scored = {row["step"]: row for row in rows if KEY in row}
+    assert sorted(scored) == [15, 30]
+    assert all(row[KEY] > 0 and 0 <= row["precision_classifier_digits"] <= 1 for row in scored.values())
+    protocol = json.loads((workdir / "scoring.json").read_text())
+    assert protocol["extractor"] == "classifier-digits"
+    assert protocol["quantisation"] == "half_up"
+    assert protocol["generated_images"] == 40
+    # the best parameters, and a score that is that of the images which they draw
+    best_step = min(scored, key=lambda step: scored[step][KEY])
+    step, params = session.parameters
+    assert step == best_step
+    images, _ = Generator(session).draw(40)
+    scorer = measure.Scorer(session)
+    outputs = scorer.extractor.apply(scorer.extractor.params, np.repeat(images, 3, -1))
+    held_out, _ = data.load_arrays(session.test_source, limit=200)
+    reference = scorer.extractor.apply(scorer.extractor.params, np.repeat(held_out, 3, -1))
+    expected = metrics.frechet_distance(*(m for o in (outputs, reference) for m in metrics.moments(o["features"])))
+    assert scored[best_step][KEY] == pytest.approx(expected, rel=1e-4)
+    assert scorer.score(Generator(session), params)[KEY] == pytest.approx(expected, rel=1e-4)
+
+
+def test_sweep(trained):
+    workdir, _ = trained
+    swept = json.loads((workdir / "evaluation.json").read_text())["sweep"]
+    assert swept["score"] == KEY
+    assert swept["protocol"]["extractor"] == "classifier-digits"
+    found = {(r["sampler"], r["num_steps"], r["guidance_scale"]): r for r in swept["results"]}
+    assert len(found) == 4
+    assert found["ddpm", 4, 2.0]["network_evaluations"] == 2 * found["ddpm", 4, 1.0]["network_evaluations"] == 8
+    assert len({entry[KEY] for entry in found.values()}) == 4  # every setting was sampled in its own way
+    assert (workdir / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_sweep_keeps_the_options_that_a_sampler_takes(trained):
+    _, session = trained
+    session.config.sampling.eta = 0.5
+    try:
+        same = sweep_scores.sampled_by(session, "ddim", 3, 1.0)
+        other = sweep_scores.sampled_by(session, "ddpm", 3, 1.0)
+    finally:
+        session.config.sampling.eta = None
+    assert same.config.sampling.eta == 0.5
+    assert other.config.sampling.eta is None
+    assert (same.method.sampler.num_steps, session.method.sampler.num_steps) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"every": 0}, "keep_best and patience need scores: set config.evaluation.every"),
+        ({"keep_best": "kid"}, "keep_best is 'kid', which is not computed; it can be fid, prc"),
+        ({"metrics": ("fod",)}, "config.evaluation: metric 'fod' is unknown"),
+        ({"features": "vgg"}, "features 'vgg' is unknown"),
+        ({"keep_best": None, "patience": 3}, "patience needs a score to wait for"),
+        ({"checkpoint": "oldest"}, "config.evaluation.checkpoint 'oldest' does not exist"),
+        ({"scored_images": 0}, "config.evaluation.scored_images is 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        measure.training_scores(Session(config(**settings), tmp_path))
+
+
+def test_sweeps_that_cannot_be_are_named(tmp_path):
+    for settings, message in (
+        ({"sweep_samplers": ("ddym",)}, "sweep_samplers has 'ddym'"),
+        ({"sweep_steps": (0,)}, "config.sampling"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            sweep_scores.sweep(Session(config(**settings), tmp_path))
+    unconditional = config(sweep_guidance=(2.0,))
+    unconditional.method.class_conditional = False
+    unconditional.sampling.guidance_scale = 1.0
+    with pytest.raises(ConfigError, match="sweep_guidance needs a class-conditional method"):
+        sweep_scores.sweep(Session(unconditional, tmp_path))
+
+
+def test_quantisation_is_that_of_files():
+    """The same levels on the device as in the files that sampling writes."""
+    x = np.linspace(-1.2, 1.2, 4001, dtype=np.float32).reshape(1, 1, -1, 1)
+    np.testing.assert_array_equal(jax.device_get(measure._quantised(x)), data.to_uint8(x))
