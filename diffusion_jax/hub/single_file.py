@@ -8,7 +8,7 @@ from typing import Any
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffusion_jax.hub import autoencoder, compvis, conditional_unet
+from diffusion_jax.hub import autoencoder, compvis, conditional_unet, open_clip, text_encoders
 from diffusion_jax.hub.files import CheckpointError, TensorFile
 from diffusion_jax.hub.format import Config, Format, parameter_shapes
 from diffusion_jax.hub.tensors import Shapes, Tensor, to_params
@@ -21,37 +21,71 @@ class Part:
     """One network of the file.
 
     Attributes:
+      name: what :func:`load` calls it.
       prefixes: what its tensors' names begin with, one or the other.
       mark: name of a tensor (behind the prefix) that every such network has.
       settings: (shapes without the prefix, settings that the user states, family of the file's U-Net or None) ->
         config.json of ``format``.
       format: the layout that knows how to build it from that.
       tensors: (network, shapes, config) -> its tensors under the names that they have here.
+      unused: (name, network) -> whether a tensor of the file is no parameter of this network.
     """
 
+    name: str
     prefixes: tuple[str, ...]
     mark: str
     settings: Callable[[compvis.FileShapes, Config, str | None], dict[str, Any]]
     format: Format
     tensors: Callable[[Any, Shapes, Config], list[Tensor]]
+    unused: Callable[[str, Any], bool] = lambda name, model: False
 
 
-PARTS: dict[str, Part] = {
-    "unet": Part(
-        prefixes=("model.diffusion_model.", ""),
-        mark="input_blocks.0.0.weight",
-        settings=lambda shapes, given, family: compvis.unet_config(shapes, given),
-        format=conditional_unet.UNET_FORMAT,
-        tensors=compvis.unet_tensors,
-    ),
-    "vae": Part(
+UNET = Part(
+    name="unet",
+    prefixes=("model.diffusion_model.", ""),
+    mark="input_blocks.0.0.weight",
+    settings=lambda shapes, given, family: compvis.unet_config(shapes, given),
+    format=conditional_unet.UNET_FORMAT,
+    tensors=compvis.unet_tensors,
+)
+PARTS = (
+    UNET,
+    Part(
+        name="vae",
         prefixes=("first_stage_model.", ""),
         mark="encoder.down.0.block.0.conv1.weight",
         settings=compvis.vae_config,
         format=autoencoder.FORMAT,
         tensors=compvis.vae_tensors,
     ),
-}
+    Part(  # Stable Diffusion 1, and the first of SDXL
+        name="text_encoder",
+        prefixes=("cond_stage_model.transformer.", "conditioner.embedders.0.transformer."),
+        mark=open_clip.TRANSFORMERS,
+        settings=lambda shapes, given, family: open_clip.transformers_config(shapes, given),
+        format=text_encoders.CLIP_FORMAT,
+        tensors=open_clip.transformers_tensors,
+        unused=open_clip.is_unused,
+    ),
+    Part(  # Stable Diffusion 2
+        name="text_encoder",
+        prefixes=("cond_stage_model.model.",),
+        mark=open_clip.OPEN_CLIP,
+        settings=lambda shapes, given, family: open_clip.open_clip_config(shapes, given, projected=False),
+        format=text_encoders.CLIP_FORMAT,
+        tensors=open_clip.open_clip_tensors,
+        unused=open_clip.is_unused,
+    ),
+    Part(  # SDXL
+        name="text_encoder_2",
+        prefixes=("conditioner.embedders.1.model.",),
+        mark=open_clip.OPEN_CLIP,
+        settings=lambda shapes, given, family: open_clip.open_clip_config(shapes, given, projected=True),
+        format=text_encoders.CLIP_FORMAT,
+        tensors=open_clip.open_clip_tensors,
+        unused=open_clip.is_unused,
+    ),
+)
 
 
 def load(
@@ -63,13 +97,13 @@ def load(
         if not there:
             raise CheckpointError(
                 f"{path}: none of its tensors has a name of Stable Diffusion's, such as"
-                f" {PARTS['unet'].prefixes[0]}{PARTS['unet'].mark}; a model folder is opened by the folder's name"
+                f" {UNET.prefixes[0]}{UNET.mark}; a model folder is opened by the folder's name"
             )
         if part is None and len(there) == 1:
             part = next(iter(there))
         if part not in there:
             raise CheckpointError(f"{path}: part={part!r}; this file holds {', '.join(map(repr, there))}")
-        chosen, prefix = PARTS[part], there[part]
+        chosen, prefix = there[part]
         shapes = {name.removeprefix(prefix): shape for name, shape in file.shapes.items() if name.startswith(prefix)}
         try:
             settings = chosen.settings(shapes, config, family(file.shapes))
@@ -78,21 +112,24 @@ def load(
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from None
         layout = chosen.tensors(model, network_shapes, settings)
-        return model, to_params(layout, file.tensors(prefix), where=str(path), dtype=param_dtype)
+        stored = file.tensors(prefix)
+        used = {name: value for name, value in stored.items() if not chosen.unused(name, model)}
+        del stored
+        return model, to_params(layout, used, where=str(path), dtype=param_dtype)
 
 
-def parts_of(shapes: compvis.FileShapes) -> dict[str, str]:
-    """The networks that a file with these tensors holds -> the prefix of each one's names."""
+def parts_of(shapes: compvis.FileShapes) -> dict[str, tuple[Part, str]]:
+    """The networks that a file with these tensors holds, each with the prefix of its names."""
     found = {}
-    for name, part in PARTS.items():
+    for part in PARTS:
         prefixes = [prefix for prefix in part.prefixes if prefix + part.mark in shapes]
-        found |= {name: prefixes[0]} if prefixes else {}
+        found |= {part.name: (part, prefixes[0])} if prefixes else {}
     return found
 
 
 def family(shapes: compvis.FileShapes) -> str | None:
     """Whose U-Net a file with these tensors holds, if any."""
-    for prefix in PARTS["unet"].prefixes:
+    for prefix in UNET.prefixes:
         key = f"{prefix}middle_block.1.transformer_blocks.0.attn2.to_k.weight"
         if key in shapes and shapes[key][1] in compvis.FAMILIES:
             return compvis.FAMILIES[shapes[key][1]][0]

@@ -55,6 +55,11 @@ def parameter(name: str, path: Path, shape: tuple[int, ...], extra_axes: int = 0
     return Tensor(name, there, (path,), unpack, pack)
 
 
+def as_stored(name: str, path: Path, shape: tuple[int, ...]) -> Tensor:
+    """A parameter whose axes have the same order in the file."""
+    return Tensor(name, shape, (path,), lambda tensor: (tensor,), lambda values: values[0])
+
+
 def fused_attention(
     name: str, paths: tuple[Path, ...], shape: tuple[int, ...], heads: int, axis: int, extra_axes: int
 ) -> Tensor:
