@@ -1,8 +1,8 @@
 """CLIP's text encoder in single-file checkpoints: under transformers' names, or under OpenCLIP's.
 
 Stable Diffusion 1 and the first encoder of SDXL have transformers' names behind a prefix. Stable Diffusion 2 and the
-second encoder of SDXL have OpenCLIP's (Ilharco et al. 2021, open_clip/transformer.py), where query, key and value are one
-matrix and the projection is stored as [width, projection].
+second encoder of SDXL have OpenCLIP's (Ilharco et al. 2021, open_clip/transformer.py): query, key and value are one
+matrix there, and the projection is stored as [width, projection].
 """
 
 from collections.abc import Mapping

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,6 +106,10 @@ class Tokenizer:
             found[word] = [offset + start + i for start in starts for i in range(len(wanted))]
         return found
 
+    def count(self, text: str) -> int:
+        """Tokens of a text as it is, without start and end."""
+        return len(self._numbers(text, False)[0])
+
     def extended(self, words: Mapping[str, Sequence[int]]) -> Tokenizer:
         """The same tokeniser with new words, each of its own tokens."""
         added = {**self.added, **{word: tuple(numbers) for word, numbers in words.items()}}
@@ -128,7 +133,7 @@ class Tokenizer:
         return numbers, strengths, ends
 
     def _split(self, text: str) -> list[tuple[str, tuple[int, ...] | None]]:
-        """The text at the added words, the longest first."""
+        """The text at the added words, in capitals or not, the longest first."""
         parts: list[tuple[str, tuple[int, ...] | None]] = [(text, None)]
         for word in sorted(self.added, key=len, reverse=True):
             split: list[tuple[str, tuple[int, ...] | None]] = []
@@ -136,7 +141,7 @@ class Tokenizer:
                 if own is not None:
                     split.append((part, own))
                     continue
-                for i, piece in enumerate(part.split(word)):
+                for i, piece in enumerate(re.split(re.escape(word), part, flags=re.IGNORECASE)):
                     if i:
                         split.append((word, self.added[word]))
                     if piece.strip():
