@@ -42,7 +42,19 @@ class Gaussian:
 
     def distance(self, other: "Gaussian") -> float:
         """`frechet_distance` of the two."""
-        cross = np.linalg.svd(self.factor.T @ other.factor, compute_uv=False).sum()
+        return self._distance(other, float(np.linalg.svd(self.factor.T @ other.factor, compute_uv=False).sum()))
+
+    def quick_distance(self, other: "Gaussian") -> float:
+        """The same by the eigenvalues of L^T S L, with this L and the other's covariance S, which is not decomposed.
+
+        For many distances from one reference: a fraction of the time, and square roots of small eigenvalues known only
+        to half the digits (1e-7 of the distance or better on features of networks).
+        """
+        values = np.linalg.eigvalsh(self.factor.T @ other.covariance @ self.factor)
+        kept = values[values > values[-1] * len(values) * np.finfo(np.float64).eps]
+        return self._distance(other, float(np.sqrt(kept).sum()))
+
+    def _distance(self, other: "Gaussian", cross: float) -> float:
         traces = np.trace(self.covariance) + np.trace(other.covariance)
         return float(np.square(self.mean - other.mean).sum() + traces - 2.0 * cross)
 

@@ -64,3 +64,16 @@ def test_infinity_removes_the_bias_of_few_images():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(draw(np.random.default_rng(4), 30))
+
+
+@pytest.mark.parametrize("rank", [3, 30])
+def test_the_quick_distance_is_the_distance(rank):
+    """Also of singular covariances, on either side."""
+    random = np.random.default_rng(5)
+    first, second = (
+        distances.Gaussian(random.normal(size=20), factor @ factor.T)
+        for factor in (random.normal(size=(20, rank)), random.normal(size=(20, 12)))
+    )
+    expected = metrics.frechet_distance(first.mean, first.covariance, second.mean, second.covariance)
+    assert first.quick_distance(second) == pytest.approx(expected, rel=1e-7)
+    assert second.quick_distance(first) == pytest.approx(expected, rel=1e-7)
