@@ -26,6 +26,7 @@ def get_config():
     config.data.image_size = 64
     config.model.channel_mults = (1, 2, 2, 2)
     config.model.dropout = 0.05
+    config.augmentation.probability = 0.15
     config.training.batch_size = 256
     config.training.num_steps = 200_000_000 // 256
     config.optimizer.learning_rate = 2e-4

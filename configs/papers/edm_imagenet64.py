@@ -11,7 +11,7 @@ Protocol:   50,000 images of random classes, rounded to 8 bits, against the trai
 Cost:       2,500 M images, 1.7e21 FLOP: about 3,050 hours at 150 TFLOP/s; 13 days on 32 A100 in the paper's README
 
 Differs from the paper: activations are bfloat16, there float16 with the loss multiplied by 100; the sampler's state is
-float32, there float64; images are drawn of each class in turn. GRADIENTS
+float32, there float64; images are drawn of each class in turn.
 """
 
 from diffusion_jax import config as experiment
@@ -45,6 +45,7 @@ def get_config():
     config.training.num_steps = 2_500_000_000 // 4096
     config.training.checkpoint_every = 5000
     config.training.compute_dtype = "bfloat16"
+    config.training.sanitize_gradients = True
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 1e-4
     config.optimizer.warmup_steps = 10_000_000 // 4096

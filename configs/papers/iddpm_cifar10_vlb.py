@@ -9,8 +9,7 @@ Sampler:    ancestral, learned variance, estimates of x_0 clipped, all 4000 step
 Protocol:   50,000 images, truncated to 8 bits, against the training images
 Cost:       64 M images, 3.2e18 FLOP: about 6 hours at 150 TFLOP/s
 
-Differs from the paper: timesteps are drawn evenly, there by the size of their loss; and the timestep, as in
-iddpm_cifar10.py.
+Differs from the paper as iddpm_cifar10.py does.
 """
 
 from configs.papers import iddpm_cifar10
@@ -20,4 +19,5 @@ def get_config():
     config = iddpm_cifar10.get_config()
     config.name = "iddpm_cifar10_vlb"
     config.method.bound = "vlb"
+    config.time_sampler.name = "loss_second_moment"
     return config

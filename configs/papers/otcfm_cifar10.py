@@ -14,7 +14,7 @@ Protocol:   50,000 images, rounded to 8 bits, against the 50,000 training images
             `legacy_tensorflow`
 Cost:       51.2 M images, 1.9e18 FLOP: about 3.5 hours at 150 TFLOP/s
 
-COUPLING
+Noise is matched to images within each batch of 128, exactly; `--config.method.coupling=independent` is I-CFM.
 
 Differs from the paper: the flow's time runs from image to noise, there from noise to image; the network is told
 either in [0, 1].
@@ -48,6 +48,7 @@ def get_config():
     config.process.name = "rectified_flow"
     config.process.time_scale = 1.0
     config.method.prediction = "velocity"
+    config.method.coupling = "optimal_transport"
 
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 2e-4

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,11 +19,16 @@ from diffusion_jax.config.check import ConfigError
 from diffusion_jax.data.sources import Split
 from diffusion_jax.diffusion import samplers
 from diffusion_jax.diffusion.objective import Objective
-from diffusion_jax.diffusion.process import PROCESSES, Process
+from diffusion_jax.diffusion.process import PROCESSES, DiscreteProcess, Process
+from diffusion_jax.diffusion.time_sampler import TIME_SAMPLERS, LossSecondMoment
 from diffusion_jax.diffusion.weighting import WEIGHTINGS
+from diffusion_jax.methods.augmentation import NUM_LABELS, Augmentation
 from diffusion_jax.methods.diffusion import Diffusion
+from diffusion_jax.methods.guiding import Guidance
+from diffusion_jax.models.edm2_unet import EDM2UNet
+from diffusion_jax.models.magnitude_preserving import normalize_weights
 from diffusion_jax.models.registry import MODELS
-from diffusion_jax.training import ema, optimizer
+from diffusion_jax.training import ema, optimizer, power_ema
 
 
 @contextlib.contextmanager
@@ -99,16 +106,89 @@ def method(config: config_dict.ConfigDict, num_classes: int | None) -> Diffusion
     chain = process(config)
     with section("weighting"):
         weighting = WEIGHTINGS[config.weighting.name](**options.chosen(config.weighting))
+    times = time_sampler(config, chain)
     with section("method"):
-        objective = Objective(chain, config.method.prediction, weighting, config.method.bound)
+        objective = Objective(chain, config.method.prediction, weighting, config.method.bound, times)
+    model = network(config, num_classes)
+    if config.method.adaptive_weighting and not hasattr(model, "log_variance"):
+        raise ConfigError(
+            f"config.method.adaptive_weighting is True, but {config.model.name!r} learns no weighting; "
+            "config.model.name 'edm2_unet' does"
+        )
     return Diffusion(
-        network=network(config, num_classes),
+        network=model,
         objective=objective,
         sampler=sampler(config, chain),
         image_shape=(config.data.image_size, config.data.image_size, config.data.channels),
         num_classes=num_classes,
         label_dropout=config.method.label_dropout,
+        augmentation=augmentation(config),
+        coupling=config.method.coupling,
+        adaptive_weighting=config.method.adaptive_weighting,
+        guidance=guidance(config, num_classes),
     )
+
+
+def time_sampler(config: config_dict.ConfigDict, chain: Process) -> LossSecondMoment | None:
+    """How times are drawn, where not as the process says."""
+    name = config.time_sampler.name
+    with section("time_sampler"):
+        if name == "process":
+            return None
+        if not isinstance(chain, DiscreteProcess):
+            raise ValueError(f"{name!r} needs a discrete process, such as linear or cosine")
+        return TIME_SAMPLERS[name](chain.num_timesteps, **options.chosen(config.time_sampler))
+
+
+def augmentation(config: config_dict.ConfigDict) -> Augmentation | None:
+    """What is done to training images; None for nothing."""
+    with section("augmentation"):
+        chosen = Augmentation(**config.augmentation)
+        if not chosen.probability:
+            return None
+        if config.model.get("augment_dim") != NUM_LABELS or "augment_dim" not in options.parameters(
+            MODELS[config.model.name]
+        ):
+            raise ValueError(
+                f"augmentation.probability is {chosen.probability}, which needs a network that is told of transforms: "
+                f"config.model.name 'edm_unet' with config.model.augment_dim {NUM_LABELS}"
+            )
+        return chosen
+
+
+def guidance(config: config_dict.ConfigDict, num_classes: int | None) -> Guidance:
+    """What the guidance scale acts on; the guide's config is read from its work directory."""
+    sampling = config.sampling
+    with section("sampling"):
+        guide, is_conditional = None, False
+        if sampling.guide:
+            told = guide_config(config)
+            is_conditional = told.method.class_conditional
+            if is_conditional and num_classes is None:
+                raise ValueError(f"guide {sampling.guide!r} is told the class, but the network that it guides is not")
+            guide = network(told, num_classes if is_conditional else None)
+        interval = None if sampling.guidance_interval is None else tuple(sampling.guidance_interval)
+        return Guidance(interval, sampling.guidance_rescale, sampling.guidance_channels, guide, is_conditional)
+
+
+def guide_config(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+    """The config of the run that guides. Raises ValueError where its network cannot."""
+    path = Path(config.sampling.guide).expanduser() / "config.json"
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"guide {config.sampling.guide!r} is no work directory of a run: {path}: {error}") from error
+    told = schema.default()
+    with told.unlocked(), told.ignore_type():
+        told.update(saved)
+    same = ("method.prediction", "data.image_size", "data.channels", *(f"process.{key}" for key in config.process))
+    for field in same:
+        here, there = schema.get(config, field), schema.get(told, field)
+        if here != there:
+            raise ValueError(
+                f"guide {config.sampling.guide!r} was trained with {field} {there!r}, but here it is {here!r}"
+            )
+    return told
 
 
 def optimization(config: config_dict.ConfigDict) -> tuple[optax.GradientTransformation, optimizer.Schedule, ema.Decay]:
@@ -117,9 +197,18 @@ def optimization(config: config_dict.ConfigDict) -> tuple[optax.GradientTransfor
         update, rate = optimizer.make_optimizer(
             num_steps=config.training.num_steps, batch_size=config.training.batch_size, **config.optimizer
         )
+    if MODELS[config.model.name] is EDM2UNet:  # learnt as directions (Karras et al. 2024, eq. 66)
+        update = optimizer.projected(update, normalize_weights)
     with section("ema"):
         decay = ema.make_ema(batch_size=config.training.batch_size, **config.ema)
     return update, rate, decay
+
+
+def posthoc_ema(config: config_dict.ConfigDict) -> power_ema.PosthocEMA | None:
+    """The averages that are kept for `config.sampling.ema_width`; None for none."""
+    with section("posthoc_ema"):
+        kept = power_ema.PosthocEMA(tuple(config.posthoc_ema.sigma_rels), config.posthoc_ema.snapshot_every)
+        return kept if kept.snapshot_every else None
 
 
 def image_keys(config: config_dict.ConfigDict, indices: jax.Array) -> jax.Array:

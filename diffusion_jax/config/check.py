@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import config_dict
 
 from diffusion_jax.config import options, schema
+from diffusion_jax.diffusion.coupling import COUPLINGS
 from diffusion_jax.diffusion.objective import BOUNDS
 from diffusion_jax.diffusion.preconditioning import PRECONDITIONINGS
 from diffusion_jax.diffusion.prediction import PREDICTIONS
@@ -56,6 +57,7 @@ def check(config: config_dict.ConfigDict, num_devices: int) -> None:
         ("method.name", METHODS),
         ("method.prediction", (*PREDICTIONS, *PRECONDITIONINGS)),
         ("method.bound", BOUNDS),
+        ("method.coupling", COUPLINGS),
         ("training.compute_dtype", COMPUTE_DTYPES),
         ("training.matmul_precision", MATMUL_PRECISIONS),
         ("evaluation.checkpoint", ("newest", "best")),
@@ -72,12 +74,35 @@ def check(config: config_dict.ConfigDict, num_devices: int) -> None:
         raise ConfigError(f"config.training.max_bad_steps is {config.training.max_bad_steps}; it must be 0 or more")
     if not 0 <= config.method.label_dropout <= 1:
         raise ConfigError(f"config.method.label_dropout is {config.method.label_dropout}; it must be from 0 to 1")
-    if config.method.class_conditional and config.sampling.guidance_scale != 1 and not config.method.label_dropout:
-        raise ConfigError(
-            f"config.sampling.guidance_scale is {config.sampling.guidance_scale}, which needs a network that has seen "
-            "images without labels; set config.method.label_dropout above 0, or guidance_scale to 1"
-        )
+    _check_guidance(config)
     _check_divisible(config, num_devices)
+
+
+def _check_guidance(config: config_dict.ConfigDict) -> None:
+    sampling = config.sampling
+    for field in ("guidance_interval", "guidance_rescale", "guidance_channels", "guide"):
+        if sampling[field] and sampling.guidance_scale == 1:
+            raise ConfigError(
+                f"config.sampling.{field} is {sampling[field]!r}, but config.sampling.guidance_scale is 1, which is no "
+                "guidance; set it to another number"
+            )
+    for field in ("guide_step", "guide_ema_width"):
+        if sampling[field] is not None and not sampling.guide:
+            raise ConfigError(
+                f"config.sampling.{field} is {sampling[field]}, which is of a guide; set config.sampling.guide to the "
+                "work directory of a run"
+            )
+    if sampling.guide_step is not None and sampling.guide_ema_width is None:
+        raise ConfigError(
+            f"config.sampling.guide_step is {sampling.guide_step}, one of the guide's EMA snapshots; set "
+            "config.sampling.guide_ema_width to the sigma_rel of their average, such as 0.05"
+        )
+    without_null = config.method.class_conditional and not config.method.label_dropout
+    if without_null and sampling.guidance_scale != 1 and not sampling.guide:
+        raise ConfigError(
+            f"config.sampling.guidance_scale is {sampling.guidance_scale}, which needs a network that has seen images "
+            "without labels; set config.method.label_dropout above 0, or guidance_scale to 1"
+        )
 
 
 def _check_divisible(config: config_dict.ConfigDict, num_devices: int) -> None:

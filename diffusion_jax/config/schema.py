@@ -10,19 +10,27 @@ from diffusion_jax import data
 from diffusion_jax.config.options import Registry, named_section, plain_section
 from diffusion_jax.diffusion.process import PROCESSES
 from diffusion_jax.diffusion.samplers import SAMPLERS
+from diffusion_jax.diffusion.time_sampler import TIME_SAMPLERS
 from diffusion_jax.diffusion.weighting import WEIGHTINGS
+from diffusion_jax.methods.augmentation import Augmentation
 from diffusion_jax.models.registry import MODELS
-from diffusion_jax.training import ema, optimizer
+from diffusion_jax.training import ema, optimizer, power_ema
 
 # Sections whose `name` picks a constructor, and the arguments of it that follow from the rest of the config.
 NAMED_SECTIONS: dict[str, tuple[Registry, tuple[str, ...]]] = {
     "model": (MODELS, ("out_channels", "num_classes", "null_class", "dtype")),
     "process": (PROCESSES, ()),
     "weighting": (WEIGHTINGS, ()),
+    "time_sampler": (TIME_SAMPLERS, ("num_timesteps",)),
     "sampling": (SAMPLERS, ("process", "prediction")),
 }
 # Fields of named sections that belong to the job and not to the constructor.
-SHARED_FIELDS = {"sampling": ("guidance_scale", "num_images", "batch_size", "num_frames")}
+SHARED_FIELDS = {
+    "sampling": (
+        *("guidance_scale", "guidance_interval", "guidance_rescale", "guidance_channels"),
+        *("guide", "guide_step", "guide_ema_width", "ema_width", "num_images", "batch_size", "num_frames"),
+    )
+}
 
 
 def default() -> config_dict.ConfigDict:
@@ -42,6 +50,7 @@ def default() -> config_dict.ConfigDict:
     config.model = named_section(MODELS, "unet", NAMED_SECTIONS["model"][1])
     config.process = named_section(PROCESSES, "linear")
     config.weighting = named_section(WEIGHTINGS, "simple")
+    config.time_sampler = named_section(TIME_SAMPLERS, "process", NAMED_SECTIONS["time_sampler"][1])
 
     config.method = config_dict.ConfigDict()
     config.method.name = "diffusion"
@@ -49,6 +58,9 @@ def default() -> config_dict.ConfigDict:
     config.method.bound = "none"  # hybrid and vlb also learn the variance (improved DDPM)
     config.method.class_conditional = False
     config.method.label_dropout = 0.1  # share of labels dropped in training, for classifier-free guidance
+    config.method.coupling = "independent"  # of noise and images; optimal_transport matches them in each whole batch
+    config.method.adaptive_weighting = False  # of noise levels, by a loss that the network learns for each (EDM2)
+    config.augmentation = plain_section(Augmentation)  # EDM's, of which the network is told; 0.12 for CIFAR-10
 
     config.training = config_dict.ConfigDict()
     config.training.batch_size = 128  # over all devices and hosts
@@ -59,14 +71,23 @@ def default() -> config_dict.ConfigDict:
     config.training.log_every = 100
     config.training.checkpoint_every = 1000
     config.training.max_to_keep = 2
+    config.training.sanitize_gradients = False  # infinities become large numbers, as in EDM's released code
     config.training.max_bad_steps = 10  # updates in a row that may be left out because they are not finite
 
     config.optimizer = plain_section(optimizer.make_optimizer, excluded=("num_steps", "batch_size"))
     config.ema = plain_section(ema.make_ema, excluded=("batch_size",))
+    config.posthoc_ema = plain_section(power_ema.PosthocEMA)  # averages for sampling.ema_width, kept if snapshot_every
     config.mesh = config_dict.ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # devices along each axis; -1: the rest
 
     config.sampling = named_section(SAMPLERS, "ddim", NAMED_SECTIONS["sampling"][1])
     config.sampling.guidance_scale = 1.0  # 1 is no guidance
+    config.sampling.guidance_interval = config_dict.placeholder(tuple)  # (low, high) of sigma / alpha; unset: always
+    config.sampling.guidance_rescale = 0.0  # share that keeps the unguided contrast, against overexposure
+    config.sampling.guidance_channels = config_dict.placeholder(int)  # only the first so many; unset: all
+    config.sampling.guide = config_dict.placeholder(str)  # work directory of a weaker network (autoguidance)
+    config.sampling.guide_step = config_dict.placeholder(int)  # one of its EMA snapshots; unset: its newest checkpoint
+    config.sampling.guide_ema_width = config_dict.placeholder(float)  # sigma_rel of its average, from its snapshots
+    config.sampling.ema_width = config_dict.placeholder(float)  # sigma_rel, from posthoc_ema's snapshots; unset: ema
     config.sampling.num_images = 64  # in samples.png
     config.sampling.batch_size = 64  # over all devices
     config.sampling.num_frames = 32  # states of the reverse process in sampling.gif

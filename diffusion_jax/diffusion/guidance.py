@@ -41,16 +41,13 @@ def classifier_free(
       predict: predict(x, t, condition).
       condition, null_condition: [B, ...], or trees of such arrays.
       scale: a scalar or [B]; 1 is no guidance, and is the paper's 1 + w.
-      channels: only so many of the output's are guided; the others, such as a learned variance, are those of the
-        condition.
-      interval, rescale: as in `extrapolate`.
+      channels, interval, rescale: as in `extrapolate`.
     """
     both = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), condition, null_condition)
 
     def guided(x: jax.Array, t: jax.Array) -> jax.Array:
         with_condition, without = jnp.split(predict(jnp.concatenate([x, x]), t, both), 2)
-        moved = extrapolate(with_condition[..., :channels], without[..., :channels], scale, t, interval, rescale)
-        return moved if channels is None else jnp.concatenate([moved, with_condition[..., channels:]], -1)
+        return extrapolate(with_condition, without, scale, t, interval, rescale, channels)
 
     return guided
 
@@ -59,14 +56,16 @@ def autoguidance(
     predict: Predict,
     weak: Predict,
     scale: jax.Array | float,
+    channels: int | None = None,
     interval: tuple[float, float] | None = None,
     rescale: jax.Array | float = 0.0,
 ) -> Predict:
     """Guidance by a worse version of the network itself (Karras et al. 2024b, eq. 3): weak + scale * (predict - weak).
 
-    Both must be of the same prediction and for the same process. scale, interval, rescale: as in `extrapolate`.
+    Both must be of the same prediction and for the same process. scale, channels, interval, rescale: as in
+    `extrapolate`.
     """
-    return lambda x, t: extrapolate(predict(x, t), weak(x, t), scale, t, interval, rescale)
+    return lambda x, t: extrapolate(predict(x, t), weak(x, t), scale, t, interval, rescale, channels)
 
 
 def extrapolate(
@@ -76,6 +75,7 @@ def extrapolate(
     t: jax.Array,
     interval: tuple[float, float] | None = None,
     rescale: jax.Array | float = 0.0,
+    channels: int | None = None,
 ) -> jax.Array:
     """bad + scale * (good - bad), for outputs [B, ...].
 
@@ -86,7 +86,11 @@ def extrapolate(
         units of t.
       rescale: phi of Lin et al. 2024, eq. 15 and 16: the share of the result that is rescaled to the standard deviation
         that each image of `good` has, against overexposure.
+      channels: only so many of the output's are guided; the others, such as a learned variance, are those of `good`.
     """
+    if channels is not None:
+        moved = extrapolate(good[..., :channels], bad[..., :channels], scale, t, interval, rescale)
+        return jnp.concatenate([moved, good[..., channels:]], -1)
     weight = jnp.asarray(scale, good.dtype)
     if interval is not None:
         low, high = interval

@@ -63,7 +63,7 @@ def evaluate(session: Session) -> None:
         "parameters": "EMA",
         "sampler": config.sampling.name,
         "sampler_steps": session.method.sampler.num_steps,
-        "guidance_scale": config.sampling.guidance_scale if session.num_classes is not None else None,
+        "guidance_scale": config.sampling.guidance_scale if session.guided or session.num_classes is not None else None,
         "matmul_precision": config.training.matmul_precision,
         "device": jax.devices()[0].device_kind,
     }

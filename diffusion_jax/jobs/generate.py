@@ -68,17 +68,16 @@ class Generator:
         # The same on every host; they are split over the devices inside.
         arguments = (indices.astype(np.int32), session.labels(indices))
         params = session.parameters[1] if params is None else params
-        scale = np.float32(session.config.sampling.guidance_scale)
+        extra = (np.float32(session.config.sampling.guidance_scale), session.guide_parameters)
         if stride not in self._compiled:
             begun = time.monotonic()
-            guided = session.config.sampling.guidance_scale != 1
             # With several hosts each gets all images, because none could read the others'.
             shardings = sharding.replicated(session.mesh) if jax.process_count() > 1 else None
-            sample = jax.jit(functools.partial(_sample, session, stride, guided), out_shardings=shardings)
-            self._compiled[stride] = sample.lower(params, *arguments, scale).compile()
+            sample = jax.jit(functools.partial(_sample, session, stride), out_shardings=shardings)
+            self._compiled[stride] = sample.lower(params, *arguments, *extra).compile()
             self.compile_seconds += time.monotonic() - begun
         begun = time.monotonic()
-        drawn = jax.block_until_ready(self._compiled[stride](params, *arguments, scale))
+        drawn = jax.block_until_ready(self._compiled[stride](params, *arguments, *extra))
         self.sample_seconds += time.monotonic() - begun
         return drawn
 
@@ -86,13 +85,13 @@ class Generator:
 def _sample(
     session: Session,
     stride: int | None,
-    guided: bool,
     params: Any,
     indices: jax.Array,
     labels: Any,
     scale: jax.Array,
+    guide_params: Any,
 ) -> tuple[jax.Array, jax.Array | None]:
     keys = build.image_keys(session.config, indices)
     keys, labels = jax.lax.with_sharding_constraint((keys, labels), sharding.batch_sharding(session.mesh))
     with jax.default_matmul_precision(session.config.training.matmul_precision):
-        return session.method.sample(params, keys, labels, scale if guided else None, stride)
+        return session.method.sample(params, keys, labels, scale if session.guided else None, stride, guide_params)

@@ -38,7 +38,6 @@ def report(session: Session) -> None:
 
     images = config.training.batch_size * step
     kind = "a class-conditional" if session.num_classes is not None else "an unconditional"
-    guided = session.num_classes is not None and config.sampling.guidance_scale != 1
     content = page.Report(
         title=config.name,
         summary=(
@@ -73,7 +72,7 @@ def report(session: Session) -> None:
         prediction=config.method.prediction,
         sampler=config.sampling.name,
         num_steps=session.method.sampler.num_steps,
-        guidance_scale=config.sampling.guidance_scale if guided else None,
+        guidance_scale=config.sampling.guidance_scale if session.guided else None,
         samples=workdir / "samples.png",
         animation=workdir / "sampling.gif",
         denoising=workdir / "denoising.png",

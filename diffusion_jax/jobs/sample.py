@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax import data
+from diffusion_jax.diffusion.arrays import standard_normal
 from diffusion_jax.diffusion.process import Process
 from diffusion_jax.diffusion.samplers import frames_kept
 from diffusion_jax.figures import animation, grid, strips
@@ -53,7 +54,7 @@ def sample(session: Session) -> None:
         {
             "num_images": generator.num_images,
             "sampler": config.name,
-            "network_evaluations_per_image": steps * (2 if config.guidance_scale != 1 else 1),
+            "network_evaluations_per_image": steps * (2 if session.guided else 1),
             "compile_seconds": generator.compile_seconds,
             "seconds": generator.sample_seconds,
             "images_per_second": generator.num_images / max(generator.sample_seconds, 1e-9),
@@ -67,7 +68,7 @@ def _write_forward_noising(session: Session) -> None:
     x0 = jnp.asarray(data.to_float(clean))
     process: Process = session.method.objective.process
     t = process.time_at(jnp.arange(1, STRIP_COLUMNS) / (STRIP_COLUMNS - 1) * 0.9999)
-    noise = jax.random.normal(jax.random.key(session.config.seed), x0.shape)
+    noise = standard_normal(jax.random.key(session.config.seed), x0.shape)
     size = jnp.maximum(1, jnp.hypot(process.alpha(t), process.sigma(t)))
     noisy = jax.vmap(lambda t, size: process.add_noise(x0, noise, t) / size)(t, size)
     frames = np.concatenate([np.asarray(x0)[None], np.asarray(noisy)])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import config_dict
@@ -19,7 +20,7 @@ from diffusion_jax.config import ConfigError, build
 from diffusion_jax.config.check import check, flatten
 from diffusion_jax.config.quick import shrink
 from diffusion_jax.methods.diffusion import Diffusion
-from diffusion_jax.training import checkpoints, scoring, sharding
+from diffusion_jax.training import checkpoints, ema_snapshots, scoring, sharding
 
 # A run may be resumed with other values of these; anything else would make it another run.
 CHANGEABLE = (
@@ -75,7 +76,29 @@ class Session:
         batch = {"image": jax.ShapeDtypeStruct((1, height, width, channels), np.float32)}
         shapes = jax.eval_shape(self.method.init, jax.random.key(0), batch)
         folder = self.workdir / (scoring.BEST if self.config.evaluation.checkpoint == "best" else "checkpoints")
+        if (sigma_rel := self.config.sampling.ema_width) is not None:
+            return ema_snapshots.reconstruct(self.workdir, sigma_rel, sharding.sharded_shapes(self.mesh, shapes))
         return checkpoints.restore_params(folder, sharding.sharded_shapes(self.mesh, shapes))
+
+    @functools.cached_property
+    def guide_parameters(self) -> Any:
+        """Parameters of the network that guides; None without one. Raises CheckpointError where it has none."""
+        guide, sampling = self.method.guidance.guide, self.config.sampling
+        if guide is None:
+            return None
+        sample = jnp.zeros((1, *self.method.image_shape))
+        labels = jnp.zeros(1, jnp.int32) if self.method.guidance.guide_is_conditional else None
+        shapes = jax.eval_shape(guide.init, jax.random.key(0), sample, jnp.zeros(1, jnp.int32), labels)["params"]
+        shapes, workdir = sharding.sharded_shapes(self.mesh, shapes), Path(sampling.guide).expanduser().absolute()
+        if sampling.guide_ema_width is not None:
+            return ema_snapshots.reconstruct(workdir, sampling.guide_ema_width, shapes, sampling.guide_step)[1]
+        return checkpoints.restore_params(workdir / "checkpoints", shapes)[1]
+
+    @property
+    def guided(self) -> bool:
+        """Whether samples are guided, which takes two evaluations a step."""
+        has_two = self.num_classes is not None or self.method.guidance.guide is not None
+        return has_two and self.config.sampling.guidance_scale != 1
 
     def labels(self, indices: np.ndarray) -> np.ndarray | None:
         """The class that image i of a sampling run is asked for: each in turn, int32; None without classes."""

@@ -26,6 +26,7 @@ def train(session: Session) -> signal.Signals | None:
         learning_rate=session.learning_rate,
         ema_decay=session.ema_decay,
         mesh=session.mesh,
+        posthoc_ema=build.posthoc_ema(config),
         options=loop.TrainingOptions(
             num_steps=options.num_steps,
             seed=config.seed,
@@ -34,6 +35,7 @@ def train(session: Session) -> signal.Signals | None:
             log_every=options.log_every,
             checkpoint_every=options.checkpoint_every,
             max_to_keep=options.max_to_keep,
+            sanitize_gradients=options.sanitize_gradients,
             max_bad_steps=options.max_bad_steps,
             debug=config.debug,
         ),

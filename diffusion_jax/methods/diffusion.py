@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from flax import linen as nn
 from diffusion_jax.diffusion import coupling, guidance, samplers
 from diffusion_jax.diffusion.objective import Objective
 from diffusion_jax.methods.augmentation import Augmentation
+from diffusion_jax.methods.guiding import Guidance, interval_in_timesteps
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
@@ -37,6 +37,8 @@ class Diffusion:
       augmentation: of training images; None leaves them as they are. Samples are never told of any.
       coupling: "independent" noise, or the noise of a batch brought to the images by "optimal_transport".
       adaptive_weighting: noise levels weigh alike, by a loss that is learnt for each (Karras et al. 2024, eq. 21).
+      guidance: what a guidance scale acts on.
+      clip: samples are clipped to this magnitude; None never.
     """
 
     network: nn.Module
@@ -48,6 +50,8 @@ class Diffusion:
     augmentation: Augmentation | None = None
     coupling: str = coupling.INDEPENDENT
     adaptive_weighting: bool = False
+    guidance: Guidance = dataclasses.field(default_factory=Guidance)
+    clip: float | None = 1.0
 
     def __post_init__(self) -> None:
         if self.coupling not in coupling.COUPLINGS:
@@ -55,7 +59,7 @@ class Diffusion:
 
     def init(self, key: jax.Array, batch: Batch) -> Any:
         """Parameters for images like those of `batch`."""
-        image = batch["image"][:1]
+        image = jnp.zeros((1, *self.image_shape), batch["image"].dtype)
         labels = None if self.num_classes is None else jnp.zeros(1, jnp.int32)
         return self.network.init(key, image, jnp.zeros(1, jnp.int32), labels)["params"]
 
@@ -124,6 +128,7 @@ class Diffusion:
         labels: jax.Array | None,
         guidance_scale: jax.Array | None = None,
         trajectory_stride: int | None = None,
+        guide_params: Any = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Images float32 [N, H, W, C] in [-1, 1], image i from keys[i] alone.
 
@@ -131,8 +136,9 @@ class Diffusion:
           params: of the network, usually the EMA's.
           keys: [N] PRNG keys.
           labels: int32 [N], None for an unconditional network.
-          guidance_scale: scalar; None evaluates the network once a step, without the null class.
+          guidance_scale: scalar; None evaluates the network alone, without the null class or the guide.
           trajectory_stride: also return every so many states of the reverse process [frames, N, H, W, C].
+          guide_params: of `guidance.guide`, if there is one.
         """
 
         channels = self.image_shape[-1]
@@ -141,14 +147,19 @@ class Diffusion:
             output: Any = self.network.apply({"params": params}, x, t, condition)
             return output if self.sampler.learned_variance else output[..., :channels]
 
+        def weak(x: jax.Array, t: jax.Array) -> jax.Array:
+            condition = labels if self.guidance.guide_is_conditional else None
+            return self.guidance.guide.apply({"params": guide_params}, x, t, condition)  # pyright: ignore
+
         x_T = samplers.initial_noise(self.sampler, keys, self.image_shape)
-        if labels is None or self.num_classes is None:
-            denoise = functools.partial(predict, condition=None)
-        elif guidance_scale is None:
-            denoise = guidance.conditional(predict, labels)
-        else:
+        interval = interval_in_timesteps(self.guidance.interval, self.objective.process, self.objective.prediction)
+        how = (self.guidance.channels or channels, interval, self.guidance.rescale)
+        denoise = guidance.conditional(predict, None if self.num_classes is None else labels)
+        if guidance_scale is not None and self.guidance.guide is not None:
+            denoise = guidance.autoguidance(denoise, weak, guidance_scale, *how)
+        elif guidance_scale is not None and self.num_classes is not None and labels is not None:
             null = jnp.full_like(labels, self.num_classes)
-            denoise = guidance.classifier_free(predict, labels, null, guidance_scale, channels)
+            denoise = guidance.classifier_free(predict, labels, null, guidance_scale, *how)
         x, trajectory = samplers.sample(
             self.sampler,
             denoise,
@@ -157,7 +168,7 @@ class Diffusion:
             return_trajectory=trajectory_stride is not None,
             trajectory_stride=trajectory_stride or 1,
         )
-        return jnp.clip(x, -1, 1), trajectory
+        return x if self.clip is None else jnp.clip(x, -self.clip, self.clip), trajectory
 
 
 def _example_keys(key: jax.Array, batch: Batch) -> jax.Array:

@@ -1,6 +1,7 @@
 """A config that cannot be is refused before anything is compiled, in one line that names the field."""
 
 import jax
+import optax
 import pytest
 
 from configs import digits
@@ -138,3 +139,142 @@ def test_image_keys_are_functions_of_seed_and_index():
     assert (some == more[jax.numpy.array([5, 2])]).all()
     config.seed = 1
     assert (jax.random.key_data(build.image_keys(config, jax.numpy.arange(8))) != more).any()
+
+
+EDM = {
+    "model": {
+        "name": "edm_unet",
+        "family": "song",
+        "channels": 8,
+        "num_res_blocks": 1,
+        "channel_mults": (1,),
+        "attention_resolutions": (),
+    },
+    "process": {"name": "edm"},
+    "method__prediction": "edm",
+    "sampling": {"name": "edm", "num_steps": 2, "guidance_scale": 1.0},
+}
+
+
+def small(**fields):
+    """The digits config with sections replaced (a dict: what is set of them) and fields changed."""
+    config = digits.get_config()
+    with config.unlocked():
+        for path, value in fields.items():
+            section, _, field = path.partition("__")
+            if field:
+                with config[section].ignore_type():
+                    config[section][field] = value
+            else:
+                config[section] = experiment.default()[section].copy_and_resolve_references()
+                with config[section].ignore_type():
+                    config[section].update(value)
+    return config
+
+
+def test_the_time_sampler_is_that_of_the_config():
+    method = build_all(small(time_sampler={"name": "loss_second_moment", "history": 3}, process={"name": "cosine"}))
+    assert method.objective.time_sampler.history == 3
+    assert method.objective.time_sampler.num_timesteps == method.objective.process.num_timesteps
+    assert build_all(digits.get_config()).objective.time_sampler is None
+
+
+def test_the_augmentation_is_that_of_the_config():
+    edm = dict(EDM, model=dict(EDM["model"], augment_dim=9))
+    method = build_all(small(**edm, augmentation__probability=0.12, augmentation__scale=0.5))
+    assert (method.augmentation.probability, method.augmentation.scale) == (0.12, 0.5)
+    assert build_all(small(**edm)).augmentation is None
+
+
+def test_the_coupling_is_that_of_the_config():
+    assert build_all(small(method__coupling="optimal_transport")).coupling == "optimal_transport"
+
+
+EDM2 = {
+    "name": "edm2_unet",
+    "channels": 8,
+    "num_res_blocks": 1,
+    "channel_mults": (1,),
+    "head_channels": 8,
+    "attention_resolutions": (),
+}
+
+
+def test_edm2_learns_its_weighting_and_stays_on_the_sphere():
+    config = small(**dict(EDM, model=EDM2), method__adaptive_weighting=True)
+    method = build_all(config)
+    assert method.adaptive_weighting
+    batch = {
+        "image": jax.numpy.zeros((2, 8, 8, 1)),
+        "label": jax.numpy.zeros(2, "int32"),
+        "position": jax.numpy.arange(2),
+    }
+    params = method.init(jax.random.key(0), batch)
+    loss, _ = method.loss(params, batch, jax.random.key(1), 0)
+    plain, _ = build_all(small(**dict(EDM, model=EDM2))).loss(params, batch, jax.random.key(1), 0)
+    assert loss != plain
+
+    optimizer, _, _ = build.optimization(config)
+    grads = jax.tree.map(lambda p: jax.random.normal(jax.random.key(2), p.shape), params)
+    state = optimizer.init(params)
+    for _ in range(2):  # the first update has learning rate 0
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    kernel = params["out_conv"]["kernel"]
+    magnitude = jax.numpy.sqrt((kernel**2).mean((0, 1, 2)))
+    assert abs(magnitude - 1).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"time_sampler": {"name": "loss_second_moment"}, **EDM},
+            "config.time_sampler: 'loss_second_moment' needs a disc",
+        ),
+        ({"time_sampler__history": 3}, "config.time_sampler.history is 3, but 'process' does not take it"),
+        (
+            {"augmentation__probability": 0.1},
+            "config.augmentation.probability is 0.1, which needs a network that is told",
+        ),
+        ({"augmentation__probability": 1.5}, "config.augmentation.probability is 1.5; it must be from 0 to 1"),
+        (
+            {"method__coupling": "optimal"},
+            "config.method.coupling 'optimal' does not exist; it can be independent, optimal_transport",
+        ),
+        (
+            {"method__adaptive_weighting": True},
+            "config.method.adaptive_weighting is True, but 'mlp' learns no weighting",
+        ),
+        ({"sampling__guidance_interval": (3.0, 1.0)}, r"config.sampling: guidance_interval is \(3.0, 1.0\)"),
+        ({"sampling__guidance_rescale": 2.0}, "config.sampling: guidance_rescale is 2.0; it must be from 0 to 1"),
+        (
+            {"sampling__guidance_scale": 1.0, "sampling__guidance_rescale": 0.5},
+            "config.sampling.guidance_rescale is 0.5, but config.sampling.guidance_scale is 1, which is no guidance",
+        ),
+        ({"sampling__guide": "/nowhere"}, "config.sampling: guide '/nowhere' is no work directory of a run"),
+        ({"sampling__guide_step": 5}, "config.sampling.guide_step is 5, which is of a guide"),
+        (
+            {"sampling__guide": "x", "sampling__guide_step": 5},
+            "config.sampling.guide_step is 5, one of the guide's EMA",
+        ),
+        ({"posthoc_ema__sigma_rels": (0.5,)}, "config.posthoc_ema.sigma_rels is 0.5; it must be above 0"),
+    ],
+)
+def test_a_wrong_combination_is_one_line(fields, message):
+    config = small(**fields)
+    with pytest.raises(experiment.ConfigError, match=message) as raised:
+        build_all(config)
+        build.posthoc_ema(config)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_guide_of_another_prediction_is_refused(tmp_path):
+    config = small(sampling__guide=str(tmp_path))
+    (tmp_path / "config.json").write_text(digits.get_config().to_json_best_effort())
+    assert build_all(config).guidance.guide is not None
+    other = digits.get_config()
+    other.method.prediction = "epsilon"
+    (tmp_path / "config.json").write_text(other.to_json_best_effort())
+    with pytest.raises(experiment.ConfigError, match="'epsilon', but here it is 'v'"):
+        build_all(config)

@@ -10,8 +10,11 @@ from flax import linen as nn
 
 from diffusion_jax.diffusion import process, samplers
 from diffusion_jax.diffusion.objective import Objective
+from diffusion_jax.diffusion.time_sampler import LossSecondMoment
 from diffusion_jax.diffusion.weighting import simple
+from diffusion_jax.methods.augmentation import Augmentation
 from diffusion_jax.methods.diffusion import NOISE_BINS, Diffusion
+from diffusion_jax.methods.guiding import Guidance, interval_in_timesteps
 from diffusion_jax.models.mlp import MLP
 
 CHAIN = process.cosine(50)
@@ -136,3 +139,86 @@ def test_unconditional_network_gets_no_labels():
     loss, _ = method.loss(params, batch, jax.random.key(1), jnp.int32(0))
     images, _ = method.sample(params, jax.random.split(jax.random.key(0), 2), None)
     assert np.isfinite(loss) and images.shape == (2, 2, 2, 1)
+
+
+def guided_levels(**options):
+    """What guidance by 2 adds to samples of class 1, with the sampler's noise levels as they come."""
+    params = {"table": jnp.array([0.0, 0.2, 0.4, 0.1])}
+    keys, labels = jax.random.split(jax.random.key(0), 2), jnp.array([1, 1])
+    method = method_with(Echo(), guidance=Guidance(**options))
+    return method.sample(params, keys, labels, jnp.float32(2.0), guide_params={"table": jnp.array([0.0, -0.3])})[0]
+
+
+def test_guidance_acts_in_its_interval_only():
+    _, most = CHAIN.ratio_range()
+    # The last evaluation, at the least noise of the sampler's, decides what Echo's samples are.
+    np.testing.assert_allclose(guided_levels(interval=(0.0, most)), 0.3, atol=1e-5)
+    np.testing.assert_allclose(guided_levels(interval=(0.9 * most, 2 * most)), 0.2, atol=1e-5)
+    timesteps = samplers.ddpm(CHAIN, "sample", 4, clip=None).timesteps
+    low, high = interval_in_timesteps((CHAIN.ratios[10], CHAIN.ratios[30]), CHAIN, "sample")
+    np.testing.assert_allclose([low, high], [10, 30], atol=1e-9)
+    assert interval_in_timesteps((0.0, 1e9), CHAIN, "sample") == (-np.inf, np.inf)
+    assert timesteps[-1] == 0
+
+
+def test_a_guide_takes_the_place_of_the_null_class():
+    class Weak(Echo):
+        num_classes: int = 1
+
+    # 0.2 + (0.2 - -0.3), told the class; the guide's own table has -0.3 for class 1.
+    guided = guided_levels(guide=Weak(), guide_is_conditional=True)
+    np.testing.assert_allclose(guided, 0.7, atol=1e-5)
+
+
+def test_only_the_first_channels_are_guided():
+    params = {"table": jnp.array([0.0, 0.2, 0.4, 0.1])}
+    method = dataclasses.replace(method_with(Echo(), guidance=Guidance(channels=1)), image_shape=(2, 2, 2))
+    images, _ = method.sample(params, jax.random.split(jax.random.key(0), 1), jnp.array([1]), jnp.float32(2.0))
+    np.testing.assert_allclose(images[0, 0, 0], [0.3, 0.2], atol=1e-5)
+
+
+def test_the_coupling_permutes_the_noise_of_the_whole_batch():
+    plain, coupled = method_with(Echo()), method_with(Echo(), coupling="optimal_transport")
+    batch = {**batch_of(8), "image": jax.random.normal(jax.random.key(3), (8, 2, 2, 1))}
+    before, after = (method.prepare((), batch, jax.random.key(1)) for method in (plain, coupled))
+    cost = lambda prepared: jnp.sum((prepared["image"] - prepared["noise"]) ** 2)  # noqa: E731
+    assert cost(after) < cost(before)
+    order = lambda noise: np.sort(np.asarray(noise)[:, 0, 0, 0])  # noqa: E731
+    np.testing.assert_array_equal(order(after["noise"]), order(before["noise"]))
+    np.testing.assert_array_equal(after["time"], before["time"])
+
+
+class Told(nn.Module):
+    """Shows the labels of the augmentation."""
+
+    @nn.compact
+    def __call__(self, sample, timestep, class_labels=None, train=False, augment_labels=None):
+        told = jnp.zeros(len(sample)) if augment_labels is None else augment_labels.sum(-1)
+        return self.param("one", nn.initializers.ones, ()) * jnp.broadcast_to(told[:, None, None, None], sample.shape)
+
+
+def test_the_network_is_told_of_augmentation_in_training_and_of_none_in_samples():
+    augmented = method_with(Told(), num_classes=None, augmentation=Augmentation(1.0))
+    batch, key = batch_of(8), jax.random.key(1)
+    params = augmented.init(jax.random.key(0), batch)
+    prepared = augmented.prepare((), batch, key)
+    loss = augmented.loss(params, prepared, key, jnp.int32(0))[1]["loss"][0]
+    np.testing.assert_allclose(loss, prepared["augment_labels"].sum(-1) ** 2, rtol=1e-4)
+    assert len(np.unique(loss)) == 8
+    images, _ = augmented.sample(params, jax.random.split(key, 2), None)
+    np.testing.assert_allclose(images, 0, atol=1e-5)
+
+
+def test_times_follow_the_losses_that_are_remembered():
+    sampler = LossSecondMoment(50, history=2, uniform_prob=0.01)
+    objective = Objective(CHAIN, "sample", simple(), time_sampler=sampler)
+    method = dataclasses.replace(method_with(Echo()), objective=objective)
+    losses = jnp.where(jnp.arange(50) == 7, 10.0, 0.0)[:, None] * jnp.ones((1, 2))
+    state = method.init_state()._replace(losses=losses, count=jnp.full(50, 2))
+    batch = batch_of(200)
+    prepared = method.prepare(state, batch, jax.random.key(0))
+    assert (prepared["time"] == 7).mean() > 0.95
+    np.testing.assert_allclose(prepared["importance"][prepared["time"] == 7], 1 / (50 * (0.99 + 0.01 / 50)), rtol=1e-5)
+    _, metrics = method.loss(method.init(jax.random.key(0), batch), prepared, jax.random.key(0), jnp.int32(0))
+    after = method.update_state(state, prepared, metrics)
+    assert (after.count - state.count).sum() == 200
