@@ -58,13 +58,16 @@ def train_iterator(
         cache_bytes: keep decoded images in memory if all of them fit in this many bytes (on each host); 0 never does.
 
     Returns:
-        An iterator over {"image": float32 [b, H, W, C] in [-1, 1], "label": int32 [b]} with b = B / process_count.
+        An iterator over {"image": float32 [b, H, W, C], in [-1, 1] unless they are latents, "label": int32 [b]} with
+        b = B / process_count.
 
     Raises:
         ValueError: an argument out of its range, or an empty source. The iterator raises ValueError for an image
             that cannot be read.
     """
     _check(source, global_batch_size, seed, process_index, process_count, num_workers)
+    if flip and source.dtype != np.uint8:
+        raise ValueError("flip is True, but mirrored latents are not those of mirrored images: encode both with --flip")
     if not isinstance(source, ArraySource) and num_workers == 0 and num_bytes(source) <= cache_bytes:
         source = CachedSource(source)
     batches = Batches(source, global_batch_size, seed, flip, process_index, process_count)
@@ -94,7 +97,7 @@ class Batches:
         if self.flip:
             mirrored = self._coins(start)
             images[mirrored] = images[mirrored, :, ::-1]
-        return {"image": to_float(images), "label": labels}
+        return {"image": to_float(images) if self.source.dtype == np.uint8 else images, "label": labels}
 
     def _source_indices(self, start: int) -> np.ndarray:
         """Which image stands at each of the positions from `start` on, int64 [b]."""

@@ -15,18 +15,20 @@ class Source(Protocol):
 
     Attributes:
         image_shape: (height, width, channels).
+        dtype: uint8, or float32 for latents.
         num_classes: number of classes, or None when the images have no labels (every label is then 0).
         class_names: one name a class, in the order of the labels, or None.
     """
 
     image_shape: tuple[int, int, int]
+    dtype: np.dtype
     num_classes: int | None
     class_names: tuple[str, ...] | None
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """{"image": uint8 [height, width, channels], "label": int32 scalar}; safe to call from several threads.
+        """{"image": [height, width, channels], "label": int32 scalar}; safe to call from several threads.
 
         Raises IndexError from len(self) on, so that a source can be iterated over.
         """
@@ -35,6 +37,8 @@ class Source(Protocol):
 
 class ArraySource:
     """A source that is two arrays: images uint8 [N, H, W, C] and labels int32 [N]."""
+
+    dtype = np.dtype(np.uint8)
 
     def __init__(
         self,
@@ -77,7 +81,8 @@ class CachedSource:
         self.num_classes = source.num_classes
         self.class_names = source.class_names
         self._source = source
-        self._images = np.empty((len(source), *source.image_shape), np.uint8)
+        self.dtype = source.dtype
+        self._images = np.empty((len(source), *source.image_shape), source.dtype)
         self._labels = np.empty(len(source), np.int32)
         self._known = np.zeros(len(source), bool)
 
@@ -102,14 +107,14 @@ class CachedSource:
 def num_bytes(source: Source) -> int:
     """Size of all images of a source when decoded."""
     height, width, channels = source.image_shape
-    return len(source) * height * width * channels
+    return len(source) * height * width * channels * source.dtype.itemsize
 
 
 def gather(source: Source, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [b, H, W, C] and labels int32 [b] at `indices` [b], as fresh arrays."""
+    """Images [b, H, W, C] and labels int32 [b] at `indices` [b], as fresh arrays."""
     if isinstance(source, ArraySource | CachedSource):
         return source.gather(indices)
-    images = np.empty((len(indices), *source.image_shape), np.uint8)
+    images = np.empty((len(indices), *source.image_shape), source.dtype)
     labels = np.empty(len(indices), np.int32)
     for row, index in enumerate(indices):
         example = source[int(index)]
@@ -131,7 +136,7 @@ def load_arrays(
         num_threads: threads that decode; None for one a core, at most 16.
 
     Returns:
-        uint8 images [n, H, W, C] and int32 labels [n], in the order of the source.
+        images [n, H, W, C] of the source's dtype and int32 labels [n], in the order of the source.
 
     Raises:
         ValueError: a limit below 1, or an image that cannot be read.
@@ -142,7 +147,7 @@ def load_arrays(
     indices = np.arange(count) * len(source) // max(count, 1)
     if isinstance(source, ArraySource):
         return source.gather(indices)
-    images = np.empty((count, *source.image_shape), np.uint8)
+    images = np.empty((count, *source.image_shape), source.dtype)
     labels = np.empty(count, np.int32)
 
     def fill(rows: np.ndarray) -> None:

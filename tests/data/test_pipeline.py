@@ -24,6 +24,7 @@ def numbered(count: int) -> ArraySource:
 class Lazy:
     """The same images, as a source that is read one by one and counts what is read."""
 
+    dtype = np.dtype(np.uint8)
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
 

@@ -19,6 +19,8 @@ TEST_FRACTION = 0.1
 class ImageFolder:
     """Images of files, decoded when asked for; see `load`."""
 
+    dtype = np.dtype(np.uint8)
+
     def __init__(
         self, root: Path, files: list[str], labels: np.ndarray, class_names: tuple[str, ...] | None,
         image_size: int, channels: int,

@@ -19,6 +19,8 @@ TEST_PERCENT = 10
 class TfdsImages:
     """Images of one TFDS split; see `load`."""
 
+    dtype = np.dtype(np.uint8)
+
     def __init__(
         self, records: Any, name: str, image_key: str, label_key: str | None, class_names: tuple[str, ...] | None,
         image_size: int, channels: int,
