@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from diffusion_jax import data
-from diffusion_jax.jobs import sweep_scores
+from diffusion_jax.jobs import measure, sweep_scores
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.session import Session, write_json
 from diffusion_jax.methods import likelihood
@@ -34,6 +34,7 @@ def evaluate(session: Session) -> None:
     generator = Generator(session)
     generated, requested = generator.draw(config.evaluation.num_images, title="evaluation")
     bits = _bits_per_dimension(session) if config.evaluation.num_likelihood_images else None
+    published = measure.final_scores(session, generator)
     swept = sweep_scores.sweep(session)
     if jax.process_index() != 0:  # all draw, one scores
         return
@@ -69,6 +70,8 @@ def evaluate(session: Session) -> None:
     }
     if bits is not None:
         result["bits_per_dimension"] = bits
+    if published is not None:
+        result["scores"] = published
     if swept is not None:
         result["sweep"] = swept
     result["seconds"] = {

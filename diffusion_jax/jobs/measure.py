@@ -115,35 +115,55 @@ class Scorer:
     def _reference_source(self) -> data.Source:
         return self._session.test_source if self._config.features is None else self._session.train_source
 
-    def score(self, generator: Generator, params: Any) -> dict[str, float]:
-        """The scores of config.evaluation.scored_images images, the first of the run, from these parameters.
+    def score(self, generator: Generator, params: Any, num_images: int | None = None) -> dict[str, float]:
+        """The scores of the first images of the run (config.evaluation.scored_images of them) from these parameters.
 
         The same on every process.
         """
-        extraction = measure.extraction_for(
-            self.metrics, self.extractor, is_generated=True, intervals=False, mesh=self._session.mesh
-        )
-        for images, count in generator.on_devices(self._config.scored_images, params):
-            extraction.add_sharded(_quantised(images), count)
-        side = measure.side_of(extraction, self.published)
+        side = self.generated(generator, params, num_images or self._config.scored_images, intervals=False)
         scores = measure.score(self.metrics, side, self.reference, self.published, intervals=False)
         values = np.array([float(value) for value in scores.values()])
         if jax.process_count() > 1:
             values = np.asarray(multihost_utils.broadcast_one_to_all(values.astype(np.float32)), np.float64)
         return dict(zip(scores, values.tolist(), strict=True))
 
-    def protocol(self) -> dict[str, Any]:
+    def generated(self, generator: Generator, params: Any, num_images: int, intervals: bool) -> measure.Side:
+        """What the metrics need of so many images."""
+        extraction = measure.extraction_for(
+            self.metrics, self.extractor, is_generated=True, intervals=intervals, mesh=self._session.mesh
+        )
+        for images, count in generator.on_devices(num_images, params):
+            extraction.add_sharded(_quantised(images), count)
+        return measure.side_of(extraction, self.published)
+
+    def protocol(self, num_images: int | None = None) -> dict[str, Any]:
         """What the numbers depend on."""
         split = "test" if self._config.features is None else "training"
         return self.published.record() | {
             **statistics.identity(self.extractor, self.published),
             "quantisation": QUANTISATION,
-            "generated_images": self._config.scored_images,
+            "generated_images": num_images or self._config.scored_images,
             "reference": self._config.reference or f"{self._session.config.data.name}, {split} split",
             "reference_images": self.reference.num_images,
             "parameters": "EMA",
             "device": jax.devices()[0].device_kind,
         }
+
+
+def final_scores(session: Session, generator: Generator) -> dict[str, Any] | None:
+    """Scores of config.evaluation.num_images images in known features, with standard errors and their protocol.
+
+    None unless config.evaluation.features is set.
+    """
+    config = session.config.evaluation
+    if config.features is None:
+        return None
+    scorer = Scorer(session)
+    step, params = session.parameters
+    intervals = jax.process_count() == 1
+    side = scorer.generated(generator, params, config.num_images, intervals)
+    scores = measure.score(scorer.metrics, side, scorer.reference, scorer.published, intervals=intervals)
+    return scores | {"protocol": scorer.protocol(config.num_images) | {"checkpoint_step": step}}
 
 
 def training_scores(session: Session) -> Scoring | None:

@@ -95,7 +95,11 @@ def parser() -> argparse.ArgumentParser:
     add("--skip-bad", action="store_true", help="leave unreadable images out instead of failing")
     add("--force", action="store_true", help="compare even what was measured in different ways")
     add("--fast", action="store_true", help="rounded arithmetic on accelerators; recorded, moves the numbers")
-    add("--no-intervals", action="store_true", help="no confidence interval of the Frechet distance (saves time)")
+    add(
+        "--no-intervals",
+        action="store_true",
+        help="no standard errors of fid and kid, which take time with many images",
+    )
     add("--no-cache", action="store_true", help="neither read nor write the cache of reference statistics")
     add("--batch-size", metavar="N", type=int, default=BATCH_SIZE, help=f"images at a time ({BATCH_SIZE})")
     return result

@@ -138,7 +138,7 @@ def score(
         if metric in _NEED_REFERENCE_ROWS:
             if generated.rows is None or reference.rows is None:
                 raise ValueError(f"metric {metric!r} compares image with image: --reference must hold images")
-            result |= _by_image(metric, generated.rows, reference.rows, protocol, names)
+            result |= _by_image(metric, generated.rows, reference.rows, protocol, names, intervals)
         elif metric == "sfid":
             if generated.spatial is None or reference.spatial is None:
                 raise ValueError("metric 'sfid' needs mu_s and sigma_s, which --reference lacks")
@@ -224,22 +224,19 @@ def _inception_score(generated: Side, protocol: Protocol) -> dict[str, Any]:
 
 
 def _by_image(
-    metric: str, generated: np.ndarray, reference: np.ndarray, protocol: Protocol, names: Names
+    metric: str, generated: np.ndarray, reference: np.ndarray, protocol: Protocol, names: Names, intervals: bool
 ) -> dict[str, Any]:
     if metric == "cmmd":
         return {"cmmd": clip_mmd(reference, generated)}
     if metric == "kid":
         size = min(protocol.kernel_subset_size, len(generated), len(reference))
         mean, std = kernels.kernel_distance(generated, reference, protocol.kernel_subsets, size)
-        whole, error = kernels.kernel_distance_error(generated, reference)
         name = names.kernel
-        return {
-            name: mean,
-            f"{name}_std": std,
-            f"{name}_subset_size": size,
-            f"{name}_all_images": whole,
-            f"{name}_standard_error": error,
-        }
+        result: dict[str, Any] = {name: mean, f"{name}_std": std, f"{name}_subset_size": size}
+        if intervals:  # three kernel matrices of all images
+            whole, error = kernels.kernel_distance_error(generated, reference)
+            result |= {f"{name}_all_images": whole, f"{name}_standard_error": error}
+        return result
     if metric == "prc":
         precision, recall = neighbours.precision_recall(
             reference, generated, protocol.neighbours, protocol.neighbour_precision

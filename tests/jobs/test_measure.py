@@ -11,7 +11,9 @@ from diffusion_jax.config import ConfigError
 from diffusion_jax.jobs import measure, run, sweep_scores
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.session import Session
+from diffusion_jax.metrics import features
 from tests.configs import tiny
+from tests.metrics import toy
 
 KEY = "frechet_distance_classifier_digits"
 
@@ -69,6 +71,28 @@ def test_sweep(trained):
     assert found["ddpm", 4, 2.0]["network_evaluations"] == 2 * found["ddpm", 4, 1.0]["network_evaluations"] == 8
     assert len({entry[KEY] for entry in found.values()}) == 4  # every setting was sampled in its own way
     assert (workdir / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluation_in_known_features(trained, monkeypatch):
+    """Images as those of the sample job, compared with the training split, with standard errors."""
+    _, session = trained
+    assert measure.final_scores(session, Generator(session)) is None  # no features are asked for
+    known = toy.extractor("efficientnet-lite0")
+    monkeypatch.setattr(features, "load", lambda *rest, **more: known)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(session.workdir))
+    session.config.evaluation.features = "efficientnet"
+    try:
+        found = measure.final_scores(session, Generator(session))
+    finally:
+        session.config.evaluation.features = None
+    images, _ = Generator(session).draw(40)
+    train, _ = data.load_arrays(session.train_source, limit=200)
+    sides = [metrics.moments(known.apply(known.params, np.repeat(x, 3, -1))["features"]) for x in (images, train)]
+    key = "frechet_distance_efficientnet_lite0"
+    assert found[key] == pytest.approx(metrics.frechet_distance(*sides[0], *sides[1]), rel=1e-4)
+    assert found[f"{key}_standard_error"] > 0
+    assert found["protocol"]["generated_images"] == 40
+    assert found["protocol"]["reference"] == "digits, training split"
 
 
 def test_a_sweep_keeps_the_options_that_a_sampler_takes(trained):
