@@ -5,10 +5,13 @@ python -m diffusion_jax.main --config configs/digits.py
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import os
 import shlex
 import sys
 import traceback
+import typing
 from pathlib import Path
 
 from diffusion_jax import platform
@@ -25,6 +28,10 @@ Trains, samples, evaluates and reports an image diffusion model.
 
 Without --mode it trains (resuming what is in DIR), draws samples, scores them and writes DIR/report.html.
 Any field of the config can be set from here, for example --config.training.num_steps=500.
+
+  python -m diffusion_jax.main --mode sample --from DIR --prompt "..." [--steps N] [--seed S] [--out DIR] ...
+
+draws from a published checkpoint (Stable Diffusion and others); --mode sample --from DIR --help lists its options.
 """
 MODES = {
     "train": "train, resuming the newest checkpoint in the work directory",
@@ -58,6 +65,8 @@ def main(argv: list[str]) -> int:
 
     0, 2 for bad input, 75 when it has saved and should be started again, 128 + n when ended by signal n.
     """
+    if any(argument.split("=")[0] == "--from" for argument in argv):
+        return _sample_from(argv)
     if "--help" in argv or "-h" in argv:
         _print_help()
         return 0
@@ -83,6 +92,43 @@ def main(argv: list[str]) -> int:
         code = 1
     distributed.leave(code)
     return code
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise UsageError(f"{message}; see --mode sample --from DIR --help")
+
+
+def _sample_from(argv: list[str]) -> int:
+    """Draws from a published checkpoint; the options are the fields of `jobs.pipeline.Request`."""
+    from diffusion_jax.jobs import pipeline
+
+    parser = _Parser(prog="python -m diffusion_jax.main --mode sample", allow_abbrev=False)
+    parser.add_argument("--mode", choices=("sample",), help="sample")
+    kinds = typing.get_type_hints(pipeline.Request)
+    for field in dataclasses.fields(pipeline.Request):
+        name = "--from" if field.name == "source" else f"--{field.name}"
+        kind, text = kinds[field.name], field.metadata["help"]
+        if kind is bool:
+            parser.add_argument(name, dest=field.name, action="store_true", help=text)
+            continue
+        several = typing.get_origin(kind) is tuple
+        single = next(part for part in (typing.get_args(kind) or (kind,)) if part in (str, int, float))
+        action = "append" if several else "store"
+        default = None if several else field.default
+        parser.add_argument(name, dest=field.name, type=single, action=action, default=default, help=text)
+    try:
+        asked = vars(parser.parse_args(argv[1:]))
+        del asked["mode"]
+        kept: dict[str, typing.Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()
+        }
+        pipeline.draw(pipeline.Request(**{name: value for name, value in kept.items() if value is not None}))
+    except SystemExit:  # after --help
+        return 0
+    except ValueError as error:
+        return _refuse(error)
+    return 0
 
 
 def _refuse(error: ValueError) -> int:

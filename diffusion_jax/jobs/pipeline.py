@@ -1,0 +1,266 @@
+"""Draws images from a published checkpoint: PNG files with their settings inside."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from PIL import Image, PngImagePlugin
+
+from diffusion_jax import __version__, hub
+from diffusion_jax.pipelines.latent import LatentDiffusion
+from diffusion_jax.pipelines.unconditional import Unconditional
+from diffusion_jax.training import sharding
+from diffusion_jax.training.logging import say
+
+
+def _option(help: str, default: Any = None) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked for; each field is a flag of `main --mode sample --from`, repeatable where it is a tuple."""
+
+    source: str = _option("the checkpoint: a folder with model_index.json, or a repository, owner/name", "")
+    prompt: tuple[str, ...] = _option("what to draw; several are drawn one after the other", ())
+    negative_prompt: tuple[str, ...] = _option("what to keep away from; one, or one for each prompt", ())
+    num: int = _option("images of each prompt", 1)
+    seed: int = _option("image i is a function of seed and i", 0)
+    steps: int | None = _option("steps of the sampler; 50 if not given, the checkpoint's own for DDPM")
+    guidance: float = _option("scale of classifier-free guidance; 1 is none", 7.5)
+    guidance_rescale: float = _option("share of the result that is rescaled against overexposure", 0.0)
+    sampler: str | None = _option("another solver than the checkpoint's, for example dpmpp, euler, unipc")
+    size: str | None = _option("HEIGHTxWIDTH; the checkpoint's if not given, or the image's")
+    image: str | None = _option("an image to start from")
+    strength: float | None = _option("share of the steps that is run on --image: 0 keeps it, 1 hardly uses it")
+    mask: str | None = _option("where --image is painted: white")
+    control: tuple[str, ...] = _option("folder of a ControlNet", ())
+    control_image: tuple[str, ...] = _option("the image of each --control", ())
+    control_scale: tuple[float, ...] = _option("how strong each --control is; 1 if not given", ())
+    lora: tuple[str, ...] = _option("a LoRA file, FILE or FILE:WEIGHT", ())
+    embedding: tuple[str, ...] = _option("a word taught by textual inversion, FILE or FILE:WORD", ())
+    clip_skip: int = _option("how many of CLIP's last layers are left out", 0)
+    latents: str | None = _option("a .npy file with the starts of all images, unit normal [N, h, w, C]")
+    dtype: str = _option("what networks compute in and parameters are kept in: float32, bfloat16 or float16", "float32")
+    tile_size: int | None = _option("decode larger images in tiles of so many pixels")
+    offload_text: bool = _option("keep text encoders in the host's memory while images are drawn", False)
+    batch_size: int | None = _option("images at a time; one for each device if not given")
+    out: str = _option("folder for the images; files that are there stay", "samples")
+
+
+def draw(request: Request) -> list[Path]:
+    """Writes the images and prints what they took; returns the files.
+
+    Raises:
+      ValueError: one line for the user, before anything is drawn where that can be known.
+    """
+    begun = time.monotonic()
+    _check(request)
+    pipe = _open(request)
+    prompts = [prompt for prompt in request.prompt for _ in range(request.num)] or [""] * request.num
+    negatives = list(request.negative_prompt)
+    if len(negatives) == len(request.prompt):
+        negatives = [negative for negative in negatives for _ in range(request.num)]
+    elif negatives:
+        negatives = negatives * len(prompts)
+    devices = jax.device_count()
+    size = min(request.batch_size or devices, len(prompts))
+    if devices > 1:
+        pipe = pipe.shard(sharding.make_mesh())
+    given = _inputs(request, pipe, len(prompts))
+    out = Path(request.out)
+    out.mkdir(parents=True, exist_ok=True)
+    loaded = time.monotonic()
+
+    files: list[Path] = []
+    times: list[tuple[float, int]] = []
+    bar = tqdm.tqdm(total=len(prompts), desc="drawing", unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
+    with bar:
+        for places in _batches(len(prompts), size):
+            started = time.monotonic()
+            images = _draw_batch(pipe, request, prompts, negatives, given, places)
+            wanted = len(set(places.tolist()))
+            for place, image in zip(places[:wanted], images, strict=False):
+                files.append(_write(image, out, request, prompts[place], negatives[place] if negatives else "", place))
+            times.append((time.monotonic() - started, wanted))
+            bar.update(wanted)
+    first = f"first image after {time.monotonic() - begun if len(times) == 1 else loaded - begun + times[0][0]:.1f} s"
+    rest = times[1:]
+    steady = f", then {sum(t for t, _ in rest) / sum(n for _, n in rest):.2f} s an image" if rest else ""
+    say(f"{first} ({loaded - begun:.1f} s to load){steady}; {len(files)} in {out}")
+    return files
+
+
+def _check(request: Request) -> None:
+    """What can be refused before anything is loaded."""
+    for name in ("num", "batch_size", "steps"):
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} is {value}; it must be 1 or more")
+    if request.dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"--dtype is {request.dtype!r}; it can be float32, bfloat16 or float16")
+    if len(request.control) != len(request.control_image):
+        raise ValueError(f"there are {len(request.control)} --control and {len(request.control_image)} --control_image")
+    if len(request.control_scale) not in (0, 1, len(request.control)):
+        raise ValueError(f"there are {len(request.control_scale)} --control_scale for {len(request.control)} --control")
+    if request.mask is not None and request.image is None:
+        raise ValueError("--mask needs the --image that it belongs to")
+    if request.strength is not None and request.image is None:
+        raise ValueError("--strength needs an --image")
+    if len(request.negative_prompt) not in (0, 1, len(request.prompt)):
+        raise ValueError(
+            f"there are {len(request.negative_prompt)} --negative_prompt for {len(request.prompt)} --prompt; give one,"
+            " or one for each"
+        )
+
+
+def _open(request: Request) -> LatentDiffusion | Unconditional:
+    pipe = hub.load_pipeline(
+        request.source,
+        dtype=request.dtype,
+        param_dtype=request.dtype,
+        sampler=request.sampler,
+        controlnets=request.control,
+        tile_size=request.tile_size,
+        offload_text=request.offload_text,
+    )
+    if isinstance(pipe, Unconditional):
+        if request.prompt or request.image or request.lora or request.embedding:
+            raise ValueError(f"{request.source} draws without prompts, images, LoRAs and embeddings; it takes --num")
+        return pipe
+    if not request.prompt:
+        raise ValueError('--prompt "..." is missing')
+    if request.lora:
+        pipe = hub.add_lora(pipe, [_weighted(text) for text in request.lora])
+    for text in request.embedding:
+        file, _, word = text.partition(":")
+        pipe = hub.add_embedding(pipe, file, word or None)
+    return pipe
+
+
+def _weighted(text: str) -> tuple[str, float]:
+    """FILE or FILE:WEIGHT."""
+    file, colon, weight = text.rpartition(":")
+    try:
+        return (file, float(weight)) if colon else (text, 1.0)
+    except ValueError:
+        return text, 1.0
+
+
+def _inputs(request: Request, pipe: Any, count: int) -> dict[str, Any]:
+    """Arrays and sizes that all batches share, and the latents of all images."""
+    given: dict[str, Any] = {}
+    if request.latents is not None:
+        try:
+            given["latents"] = np.load(request.latents, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--latents {request.latents}: not a readable .npy file ({error})") from None
+        if len(given["latents"]) != count:
+            raise ValueError(f"--latents {request.latents}: holds {len(given['latents'])} starts for {count} images")
+    if isinstance(pipe, Unconditional):
+        return given
+    size = _size(request.size)
+    if request.image is not None:
+        given["image"] = _read(request.image, "image", size)
+        size = given["image"].shape[:2]
+    if request.mask is not None:
+        given["mask"] = _read(request.mask, "mask", size)
+    side = pipe.sample_size * pipe.factor
+    given["control_images"] = [_read(file, "control_image", size or (side, side)) for file in request.control_image]
+    if size is not None:
+        given["size"] = size
+    return given
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise ValueError(f"--size is {text!r}; it must be HEIGHTxWIDTH, for example 512x768")
+    return int(height), int(width)
+
+
+def _read(file: str, flag: str, size: tuple[int, int] | None) -> np.ndarray:
+    """An image as float [H, W, 3] in [0, 1], resized if a size is given."""
+    try:
+        with Image.open(file) as opened:
+            picture = opened.convert("RGB")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--{flag} {file}: not a readable image ({error})") from None
+    if size is not None and (picture.height, picture.width) != size:
+        picture = picture.resize((size[1], size[0]), Image.Resampling.LANCZOS)
+    return np.asarray(picture, np.float32) / 255
+
+
+def _batches(count: int, size: int) -> Iterator[np.ndarray]:
+    """The places of the images in batches of one size; the last is filled up with its last image."""
+    for start in range(0, count, size):
+        yield np.minimum(np.arange(start, start + size), count - 1)
+
+
+def _draw_batch(
+    pipe: Any, request: Request, prompts: list[str], negatives: list[str], given: dict[str, Any], places: np.ndarray
+) -> np.ndarray:
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(request.seed), places)
+    latents = given["latents"][places] if "latents" in given else None
+    if isinstance(pipe, Unconditional):
+        return pipe(len(places), num_steps=request.steps, latents=latents, key=keys)
+    shared = {name: value for name, value in given.items() if name != "latents"}
+    if request.control_scale:
+        scales = list(request.control_scale)
+        shared["control_scale"] = scales * len(request.control) if len(scales) == 1 else scales
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        images = pipe(
+            [prompts[place] for place in places],
+            [negatives[place] for place in places] if negatives else None,
+            50 if request.steps is None else request.steps,
+            request.guidance,
+            request.guidance_rescale,
+            latents,
+            keys,
+            strength=request.strength,
+            clip_skip=request.clip_skip,
+            **shared,
+        )
+    for text in sorted({str(warning.message) for warning in caught if warning.category is UserWarning}):
+        say(text)
+    return images
+
+
+def _write(image: np.ndarray, out: Path, request: Request, prompt: str, negative: str, place: int) -> Path:
+    """The image under the next free number; rounded to the nearest of 256 values, as diffusers does."""
+    pixels = np.round(np.asarray(image) * 255).astype(np.uint8)
+    settings = {name: value for name, value in dataclasses.asdict(request).items() if value not in (None, (), "")}
+    settings |= {"prompt": prompt, "negative_prompt": negative, "index": int(place), "version": __version__}
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("diffusion_jax", json.dumps(settings, ensure_ascii=False))
+    # what the web interfaces write and read
+    height, width = pixels.shape[:2]
+    info.add_itxt(
+        "parameters",
+        f"{prompt}\nNegative prompt: {negative}\nSteps: {request.steps or 50}, Sampler: {request.sampler or 'own'},"
+        f" CFG scale: {request.guidance:g}, Seed: {request.seed}, Size: {width}x{height}, Model: {request.source}",
+    )
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    numbers = [int(file.stem) for file in out.glob("[0-9]*.png") if file.stem.isdecimal()]
+    number = max(numbers, default=-1) + 1
+    while True:
+        path = out / f"{number:05d}.png"
+        try:
+            with path.open("xb") as file:  # never over another
+                picture.save(file, format="PNG", pnginfo=info)
+            return path
+        except FileExistsError:
+            number += 1

@@ -1,0 +1,103 @@
+"""`--mode sample --from DIR`: the images, their settings, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from diffusion_jax import main as command
+from diffusion_jax.jobs import pipeline
+from tests import golden
+from tests.hub import pipeline_folders
+
+NAME = "pipeline-sd15"
+ASKED = golden.config(NAME, "golden.json")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return pipeline_folders.write(NAME, tmp_path_factory.mktemp("command") / "sd")
+
+
+def run(*arguments) -> int:
+    return command.main(["main", "--mode", "sample", *map(str, arguments)])
+
+
+def test_the_command_writes_the_images_of_diffusers(folder, tmp_path, capfd):
+    """With a LoRA of weight 0 and a folder that already holds an image, which stays as it is."""
+    recorded = golden.load(NAME)
+    np.save(tmp_path / "latents.npy", recorded["latents"])
+    key = "lora_unet_mid_block_attentions_0_proj_in"
+    save_file({f"{key}.lora_down.weight": np.ones((1, 64, 1, 1), np.float32),
+               f"{key}.lora_up.weight": np.ones((64, 1, 1, 1), np.float32)}, tmp_path / "l.safetensors")  # fmt: skip
+    out = tmp_path / "images"
+    out.mkdir()
+    Image.new("RGB", (2, 2)).save(out / "00000.png")
+    before = (out / "00000.png").read_bytes()
+    prompts = [part for prompt in ASKED["prompts"] for part in ("--prompt", prompt)]
+    negatives = [part for prompt in ASKED["negative_prompts"] for part in ("--negative_prompt", prompt)]
+    code = run("--from", folder, *prompts, *negatives, "--steps", ASKED["steps"], "--guidance", ASKED["guidance_scale"],
+               "--latents", tmp_path / "latents.npy", "--lora", f"{tmp_path / 'l.safetensors'}:0", "--out", out,
+               "--batch_size", 2)  # fmt: skip
+    said = capfd.readouterr().err
+    assert code == 0, said
+    assert "first image after" in said and "2 in" in said
+    assert (out / "00000.png").read_bytes() == before
+    for i, expected in enumerate(recorded["text2img"]):
+        with Image.open(out / f"{i + 1:05d}.png") as picture:
+            pixels, text = np.asarray(picture).astype(int), picture.text
+        assert np.abs(pixels - np.round(expected * 255)).max() <= 1
+        settings = json.loads(text["diffusion_jax"])
+        assert settings["prompt"] == ASKED["prompts"][i] and settings["negative_prompt"] == ASKED["negative_prompts"][i]
+        assert settings["steps"] == 5 and settings["index"] == i and settings["seed"] == 0
+        assert f"CFG scale: {ASKED['guidance_scale']:g}" in text["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), '--prompt "..." is missing'),
+        (("--prompt", "a", "--steps", "0"), "--steps is 0; it must be 1 or more"),
+        (("--prompt", "a", "--steps", "many"), "--steps: invalid int value: 'many'"),
+        (("--prompt", "a", "--color", "red"), "unrecognized arguments: --color red"),
+        (("--prompt", "a", "--mask", "m.png"), "--mask needs the --image"),
+        (("--prompt", "a", "--image", "none.png"), "--image none.png: not a readable image"),
+        (("--prompt", "a", "--control", "x"), "there are 1 --control and 0 --control_image"),
+        (("--prompt", "a", "--sampler", "best"), "sampler 'best' does not exist"),
+        (("--prompt", "a", "--lora", "none.safetensors:0.8"), "none.safetensors: no such LoRA file"),
+        (("--prompt", "a", "--size", "512"), "--size is '512'; it must be HEIGHTxWIDTH"),
+        (("--prompt", "a", "--size", "33x32"), "size is 33x32; both sides must be multiples of 4"),
+        (("--prompt", "a", "--dtype", "int8"), "--dtype is 'int8'"),
+        (("--prompt", "a", "--negative_prompt", "b", "--negative_prompt", "c"), "there are 2 --negative_prompt for 1"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(arguments, message, folder, tmp_path, capfd):
+    assert run("--from", folder, "--out", tmp_path / "out", *arguments) == 2
+    said = capfd.readouterr().err.strip()
+    assert message in said and said.count("\n") == 0
+
+
+def test_a_folder_that_is_no_pipeline_is_refused(tmp_path, capfd):
+    assert run("--from", tmp_path, "--prompt", "a") == 2
+    assert "model_index.json: no such file" in capfd.readouterr().err
+
+
+def test_the_options_are_explained(capsys):
+    assert run("--from", "x", "--help") == 0
+    shown = capsys.readouterr().out
+    for name in pipeline.Request.__dataclass_fields__:
+        assert f"--{'from' if name == 'source' else name}" in shown
+
+
+def test_batches_cover_every_image_once_in_one_shape():
+    batches = list(pipeline._batches(5, 2))
+    assert [len(batch) for batch in batches] == [2, 2, 2]
+    assert sorted(set(np.concatenate(batches).tolist())) == [0, 1, 2, 3, 4]
+
+
+def test_weights_of_lora_files():
+    assert pipeline._weighted("a.safetensors:0.8") == ("a.safetensors", 0.8)
+    assert pipeline._weighted("a.safetensors") == ("a.safetensors", 1.0)
+    assert pipeline._weighted("C:/a.safetensors") == ("C:/a.safetensors", 1.0)
