@@ -21,7 +21,7 @@ MATMUL_PRECISIONS = ("highest", "high", "default")
 # Where set, at least 1.
 _POSITIVE = (
     *("data.image_size", "data.channels", "process.num_timesteps", "sampling.num_steps"),
-    *("training.batch_size", "training.num_steps", "training.accumulation_steps"),
+    *("training.batch_size", "training.num_steps"),
     *("training.log_every", "training.checkpoint_every", "training.max_to_keep"),
     *("sampling.num_images", "sampling.batch_size", "sampling.num_frames"),
     *("evaluation.num_images", "evaluation.max_reference_images", "evaluation.classifier_steps"),
@@ -70,8 +70,9 @@ def check(config: config_dict.ConfigDict, num_devices: int) -> None:
             continue
         if value is None or value < 1:
             raise ConfigError(f"config.{path} is {value}; it must be 1 or more")
-    if config.training.max_bad_steps < 0:
-        raise ConfigError(f"config.training.max_bad_steps is {config.training.max_bad_steps}; it must be 0 or more")
+    for path in ("training.max_bad_steps", "training.accumulation_steps"):
+        if schema.get(config, path) < 0:
+            raise ConfigError(f"config.{path} is {schema.get(config, path)}; it must be 0 or more")
     if not 0 <= config.method.label_dropout <= 1:
         raise ConfigError(f"config.method.label_dropout is {config.method.label_dropout}; it must be from 0 to 1")
     _check_guidance(config)
@@ -106,7 +107,7 @@ def _check_guidance(config: config_dict.ConfigDict) -> None:
 
 
 def _check_divisible(config: config_dict.ConfigDict, num_devices: int) -> None:
-    parts = num_devices * config.training.accumulation_steps
+    parts = num_devices * max(1, config.training.accumulation_steps)
     if config.training.batch_size % parts:
         size = config.training.batch_size
         raise ConfigError(

@@ -65,7 +65,7 @@ def default() -> config_dict.ConfigDict:
     config.training = config_dict.ConfigDict()
     config.training.batch_size = 128  # over all devices and hosts
     config.training.num_steps = 10_000
-    config.training.accumulation_steps = 1  # the batch is cut into so many parts, one after the other
+    config.training.accumulation_steps = 1  # parts of the batch, one after the other; 0: by the memory
     config.training.compute_dtype = "float32"  # of activations; parameters stay float32
     config.training.matmul_precision = "highest"  # highest is float32; default lets GPUs use TF32, TPUs bfloat16
     config.training.log_every = 100

@@ -26,7 +26,7 @@ def replay(session: Session) -> None:
         session.optimizer,
         session.mesh,
         kept.load(session.workdir, shapes, batch),
-        accumulation_steps=options.accumulation_steps,
+        accumulation_steps=options.accumulation_steps or 1,
         matmul_precision=options.matmul_precision,
     ):
         say(line)

@@ -14,7 +14,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from diffusion_jax.training import ema, metrics, replay, sharding
+from diffusion_jax.training import ema, memory, metrics, replay, sharding
 from diffusion_jax.training import state as train_state
 from diffusion_jax.training.checkpoints import Checkpoints
 from diffusion_jax.training.distributed import leaving_if_one_is_lost
@@ -49,7 +49,8 @@ class TrainingOptions:
     Attributes:
       num_steps: updates.
       seed: of the parameters and of everything random in the loss.
-      accumulation_steps: parts that each batch is cut into, gone through one after the other.
+      accumulation_steps: parts that each batch is cut into, gone through one after the other; 0 is as few as the
+        memory of the devices allows.
       matmul_precision: see `step.make_train_step`.
       log_every: steps between lines of metrics.jsonl; a line has the averages since the last.
       checkpoint_every: steps between checkpoints; there is one at the end in any case.
@@ -74,7 +75,9 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         if self.max_bad_steps < 0:
             raise ValueError(f"training.max_bad_steps is {self.max_bad_steps}; it must be at least 0")
-        for name in ("num_steps", "accumulation_steps", "log_every", "checkpoint_every", "max_to_keep"):
+        if self.accumulation_steps < 0:
+            raise ValueError(f"training.accumulation_steps is {self.accumulation_steps}; it must be at least 0")
+        for name in ("num_steps", "log_every", "checkpoint_every", "max_to_keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -138,7 +141,7 @@ def train(
         contextlib.ExitStack() as stack,
     ):
         state, step, batch, batch_size, record = _start(
-            method, batches, optimizer, mesh, checkpoints, init_key, options.accumulation_steps, len(widths)
+            method, batches, optimizer, mesh, checkpoints, init_key, options.accumulation_steps or 1, len(widths)
         )
         timing = Timing(**record["timing"]) if record else Timing()
         interval = metrics.from_sums(record["interval"]) if record and record["interval"] else None
@@ -155,19 +158,26 @@ def train(
             return TrainResult(state, timing, interruption.signal)
 
         watch = Stopwatch()
-        jitted_step = make_train_step(
-            method,
-            optimizer,
-            ema_decay,
-            mesh,
-            sharding.state_shardings(mesh, state),
-            accumulation_steps=options.accumulation_steps,
-            matmul_precision=options.matmul_precision,
-            profile_decays=[ema.make_ema("power", sigma_rel=width) for width in widths],
-            sanitize_gradients=options.sanitize_gradients,
-            max_bad_steps=0 if options.debug else options.max_bad_steps,
-        )
-        train_step = jitted_step.lower(state, batch, step_key).compile()
+
+        def compile_step(accumulation_steps: int) -> Any:
+            train_step = make_train_step(
+                method,
+                optimizer,
+                ema_decay,
+                mesh,
+                sharding.state_shardings(mesh, state),
+                accumulation_steps=accumulation_steps,
+                matmul_precision=options.matmul_precision,
+                profile_decays=[ema.make_ema("power", sigma_rel=width) for width in widths],
+                sanitize_gradients=options.sanitize_gradients,
+                max_bad_steps=0 if options.debug else options.max_bad_steps,
+            )
+            return train_step.lower(state, batch, step_key).compile()
+
+        if options.accumulation_steps:
+            train_step = compile_step(options.accumulation_steps)
+        else:
+            _, train_step = memory.fit_batch(compile_step, mesh, batch_size, memory.available(mesh))
         seconds = watch.lap()
         timing.compile_seconds += seconds
         say(f"compiled the training step in {seconds:.1f} s")
@@ -292,7 +302,7 @@ def _say_why(
         optimizer,
         mesh,
         again,
-        accumulation_steps=options.accumulation_steps,
+        accumulation_steps=options.accumulation_steps or 1,
         matmul_precision=options.matmul_precision,
     ):
         say(line)
