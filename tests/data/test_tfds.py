@@ -1,3 +1,4 @@
+import functools
 import io
 import pickle
 import shutil
@@ -11,6 +12,8 @@ from PIL import Image
 
 from diffusion_jax.data import load_arrays, load_source
 from diffusion_jax.data.sources import Split
+from diffusion_jax.data.sources import tfds as tfds_source
+from diffusion_jax.metrics.__main__ import tfds_images
 
 CLASSES = ["ant", "bee", "cow"]
 
@@ -151,3 +154,22 @@ def test_a_dataset_prepared_in_another_format(data_dir, tmp_path):
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(ValueError, match=r"as tfrecord, which cannot be read .*--file_format=array_record"):
         load(str(tmp_path), "photos")
+
+
+def test_encoded_images_are_the_files_of_the_split(data_dir):
+    """For measuring: TFDS's own splits, nothing cropped, decoded or relabelled."""
+    assert list(tfds_source.encoded_images("wide", "train", data_dir)) == [png(i, (20, 10)) for i in range(4)]
+    assert len(tfds_source.encoded_images("photos", "test[:30%]", data_dir)) == 3
+    assert len(tfds_source.encoded_images("hidden", "train", data_dir)) == 1  # labels do not matter
+    with pytest.raises(ValueError, match="has no split 'valid'; it has train, validation"):
+        tfds_source.encoded_images("wide", "valid", data_dir)
+
+
+def test_the_measuring_command_names_its_images(data_dir, monkeypatch):
+    monkeypatch.setattr(tfds_source, "encoded_images", functools.partial(tfds_source.encoded_images, data_dir=data_dir))
+    items = list(tfds_images("wide/train"))
+    assert [item.name for item in items] == [f"tfds:wide/train[{i}]" for i in range(4)]
+    assert items[3].image.shape == (10, 20, 3)
+    assert items[3].image[0, 0, 0] == 3
+    with pytest.raises(ValueError, match="expected tfds:NAME/SPLIT"):
+        tfds_images("wide")
