@@ -48,12 +48,11 @@ def sweep(session: Session) -> dict[str, Any] | None:
 def describe(session: Session) -> dict[str, Any]:
     """How a session samples: sampler, steps, network evaluations an image (guidance takes two), guidance scale."""
     config, sampler = session.config.sampling, session.method.sampler
-    guided = session.num_classes is not None and config.guidance_scale != 1
     return {
         "sampler": config.name,
         "num_steps": sampler.num_steps,
-        "network_evaluations": sampler.num_evaluations * (2 if guided else 1),
-        "guidance_scale": config.guidance_scale if session.num_classes is not None else None,
+        "network_evaluations": sampler.num_evaluations * (2 if session.guided else 1),
+        "guidance_scale": config.guidance_scale if _can_guide(session) else None,
     }
 
 
@@ -62,15 +61,21 @@ def _ways(session: Session) -> Iterator[Session]:
     sweeps = config.evaluation
     if not (sweeps.sweep_samplers or sweeps.sweep_steps or sweeps.sweep_guidance):
         return
-    if sweeps.sweep_guidance and session.num_classes is None:
-        raise ConfigError("config.evaluation.sweep_guidance needs a class-conditional method")
-    if any(scale != 1 for scale in sweeps.sweep_guidance) and not config.method.label_dropout:
-        raise ConfigError("config.evaluation.sweep_guidance needs config.method.label_dropout above 0 in training")
+    if sweeps.sweep_guidance and not _can_guide(session):
+        raise ConfigError(
+            "config.evaluation.sweep_guidance needs a class-conditional method that was trained with "
+            "config.method.label_dropout above 0, or config.sampling.guide"
+        )
     samplers = sweeps.sweep_samplers or (config.sampling.name,)
     steps = sweeps.sweep_steps or (config.sampling.num_steps,)
     scales = sweeps.sweep_guidance or (config.sampling.guidance_scale,)
     for name, num_steps, scale in itertools.product(samplers, steps, scales):
         yield sampled_by(session, name, num_steps, float(scale))
+
+
+def _can_guide(session: Session) -> bool:
+    is_trained_for_it = session.num_classes is not None and session.config.method.label_dropout > 0
+    return is_trained_for_it or session.method.guidance.guide is not None
 
 
 def sampled_by(session: Session, name: str, num_steps: int | None, guidance_scale: float) -> Session:

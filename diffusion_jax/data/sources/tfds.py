@@ -103,6 +103,8 @@ class _Column(Sequence[bytes]):
         return len(self._records)
 
     def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} images")  # array_record raises ValueError
         return self._records[index][self._key]
 
 
