@@ -47,7 +47,9 @@ class Extraction:
         self._rows: dict[str, list[np.ndarray]] = {name: [] for name in self.keep}
         self._indices: list[np.ndarray] = []
         self.split, whole = NamedSharding(self.mesh, P(self.mesh.axis_names)), NamedSharding(self.mesh, P())
-        self._params = jax.device_put(extractor.params, whole)
+        # through the host where the devices are not all this process's own
+        params = jax.device_get(extractor.params) if jax.process_count() > 1 else extractor.params
+        self._params = jax.device_put(params, whole)
         self._step = functools.partial(
             _step, apply=extractor.apply, moments_of=self.moments_of, keep=self.keep, split=self.split, whole=whole
         )

@@ -138,12 +138,18 @@ def test_two_processes_are_one(tmp_path):
     outputs = [process.communicate(timeout=120)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], outputs
     with np.load(tmp_path / "moments.npz") as moments:
-        other = metrics.moments(FEATURES[::-1] * np.float32(1.1))
         alone = streaming.finalize(stream(FEATURES, 64))
-        assert moments["count"] == alone[2]
-        assert metrics.frechet_distance(moments["mean"], moments["covariance"], *other) == pytest.approx(
-            metrics.frechet_distance(alone[0], alone[1], *other), rel=1e-8
-        )
+        mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
+        drawn = worker.of_drawn_images(mesh)
+        for found, expected in (
+            ((moments["mean"], moments["covariance"], moments["count"]), alone),
+            ((moments["drawn_mean"], moments["drawn_covariance"], moments["drawn"]), drawn),
+        ):
+            other = expected[0] + 0.1, 1.1 * expected[1]
+            assert found[2] == expected[2]
+            assert metrics.frechet_distance(found[0], found[1], *other) == pytest.approx(
+                metrics.frechet_distance(expected[0], expected[1], *other), rel=1e-8
+            )
 
 
 def test_bad_features_are_refused():

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 
 from diffusion_jax.metrics import streaming
+from diffusion_jax.metrics.extraction import Extraction
+from tests.metrics import toy
 
 DIM, ROWS, BATCH = 24, 150, 64
 
@@ -18,6 +20,16 @@ def features() -> np.ndarray:
     random = np.random.default_rng(0)
     mixed = random.normal(size=(ROWS, DIM)) @ random.normal(size=(DIM, DIM)) + 3.0
     return (np.maximum(mixed, 0) * np.logspace(-2, 1, DIM)).astype(np.float32)
+
+
+def of_drawn_images(mesh: jax.sharding.Mesh) -> tuple[np.ndarray, np.ndarray, int]:
+    """Moments of images that lie on the devices of all processes, as a sampler leaves them."""
+    images = np.random.default_rng(1).integers(0, 256, (16, 4, 4, 3), np.uint8)
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    extraction = Extraction(toy.extractor(), mesh)
+    for count in (16, 5):
+        extraction.add_sharded(jax.make_array_from_callback(images.shape, everywhere, lambda i: images[i]), count)
+    return extraction.moments()
 
 
 def main(file: str, port: str, process: int, processes: int) -> None:
@@ -39,8 +51,12 @@ def main(file: str, port: str, process: int, processes: int) -> None:
             jax.make_array_from_process_local_data(split, mask[mine], mask.shape),
         )
     mean, covariance, count = streaming.finalize(streaming.collect(shards, mesh))
+    drawn_mean, drawn_covariance, drawn = of_drawn_images(mesh)
     if process == 0:
-        np.savez(file, mean=mean, covariance=covariance, count=count)
+        np.savez(
+            file, mean=mean, covariance=covariance, count=count,
+            drawn_mean=drawn_mean, drawn_covariance=drawn_covariance, drawn=drawn,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":
