@@ -7,6 +7,7 @@ import pytest
 
 from diffusion_jax.hub.files import CheckpointError
 from diffusion_jax.hub.tokenizer import load_tokenizer
+from tests import golden
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz,!12"
 MERGES = ["c a", "ca t</w>", "d o", "do g</w>", "r e", "re d</w>"]
@@ -43,6 +44,17 @@ def test_byte_pairs_end_words_and_padding(folder, tokenizer):
     assert words_of(folder, tokens.ids[0]) == expected
     np.testing.assert_array_equal(tokens.mask[0], [1] * 11 + [0])
     assert tokens.ids.dtype == np.int32 and tokens.ids.shape == (1, 12)
+
+
+def test_numbers_are_those_of_transformers():
+    """Those of transformers 4.57's CLIPTokenizerFast for the same files: the bytes and 229 of CLIP's merges."""
+    tokenizer = load_tokenizer(golden.GOLDENS / "text-clip-tokenizer")
+    recorded = golden.config("text-clip-tokenizer", "tokens.json")
+    assert len(recorded) > 20 and tokenizer.length == 77
+    for prompt, numbers in recorded.items():
+        tokens = tokenizer([prompt], weighted=False, length=100)
+        assert tokens.ids[0, tokens.mask[0] > 0].tolist() == numbers, prompt
+        assert (tokens.ids[0, len(numbers) :] == numbers[-1]).all()
 
 
 def test_a_long_prompt_names_what_is_cut(folder, tokenizer):
