@@ -341,8 +341,9 @@ class LatentDiffusion:
         else:
             rescale = settings["rescale"] if plan.rescaled else 0.0
             predict = guidance.classifier_free(call, positive, negative, settings["scale"], rescale=rescale)
-        if plan.paint == "blend" and known is not None:
-            predict = replace_known(sampler, predict, known, covering(arrays["mask"], self.factor))
+        mask = covering(arrays["mask"], self.factor) if plan.paint == "blend" else None
+        if mask is not None and known is not None:
+            predict = replace_known(sampler, predict, known, mask)
 
         maps: dict[str, jax.Array] = {}
         end = start if known is None else known
@@ -351,6 +352,8 @@ class LatentDiffusion:
             if plan.maps and states is not None:
                 looks = functools.partial(denoiser.maps, params, sampler, settings["control"])
                 maps = along(looks, sampler, states, positive, arrays["words"], shape)
+        if mask is not None and known is not None:  # without the noise that some schedules leave
+            end = mask * end + (1 - mask) * known
         if plan.latents_out:
             return end, maps
         decoded = latents.decode(self.autoencoder, params["autoencoder"], end)

@@ -84,7 +84,8 @@ def encode(
     last, side by side, and ``text_embeds``. "sd3" (Esser et al. 2024, section 4): CLIP's side by side, padded with
     zeros to T5's width, T5's tokens behind them, and ``pooled_projections``.
 
-    clip_skip: how many more of CLIP's last layers are left out (diffusers' clip_skip; the web interfaces count from 1).
+    clip_skip: how many more of CLIP's last layers are left out, for either prompt; the web interfaces count from 1.
+    (diffusers leaves layers out for the prompt and not for the negative one.)
     """
     features: dict[str, Any] = {
         encoder.name: encoder.model.apply({"params": params[encoder.name]}, encoded[encoder.name][0])
@@ -130,6 +131,6 @@ def emphasize(hidden: jax.Array, weights: jax.Array) -> jax.Array:
 
 def check_clip_skip(encoders: Sequence[TextEncoder], clip_skip: int) -> None:
     """Raises ValueError unless every CLIP has so many layers to leave out."""
-    depth = min(getattr(encoder.model, "depth", 1) for encoder in encoders)
-    if not 0 <= clip_skip < depth - 1:
-        raise ValueError(f"clip_skip is {clip_skip}; with this text encoder it can be 0 to {depth - 2}")
+    depth = min((encoder.model.depth for encoder in encoders if isinstance(encoder.model, CLIPText)), default=1)
+    if not 0 <= clip_skip < depth:
+        raise ValueError(f"clip_skip is {clip_skip}; with this text encoder it can be 0 to {depth - 1}")

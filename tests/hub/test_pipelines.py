@@ -1,4 +1,9 @@
-"""Pipelines from folders as diffusers writes them: its images for the same latents."""
+"""Pipelines from folders as diffusers writes them: its images for the same latents.
+
+The goldens "pipeline-sd15-more", "pipeline-sdxl" and "pipeline-sd3" were made like "pipeline-sd15", by diffusers
+0.42.1, transformers 5.23.0 and the fill rule; image-to-image and inpainting take the mean of the autoencoder's Gaussian where
+diffusers draws from it, and clip_skip is recorded without guidance.
+"""
 
 import json
 
@@ -28,11 +33,22 @@ def test_prompts_have_the_numbers_of_transformers(pipe):
     np.testing.assert_array_equal(tokens.ids, golden.load(NAME)["input_ids"])
 
 
+def recorded_and_settings(name):
+    asked = golden.config(name, "golden.json")
+    recorded = golden.load(name)
+    settings = {"num_steps": asked["steps"], "guidance_scale": asked["guidance_scale"], "latents": recorded["latents"]}
+    return recorded, asked["prompts"], asked["negative_prompts"], settings
+
+
+def assert_same_images(images, expected):
+    np.testing.assert_allclose(images, expected, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("recorded", "asked"),
     [
         ("text2img", {}),
-        ("text2img_rescale0.7", {"guidance_rescale": 0.7}),
+        pytest.param("text2img_rescale0.7", {"guidance_rescale": 0.7}, marks=pytest.mark.slow),
         ("text2img_noguidance", {"guidance_scale": 1.0}),
     ],
 )
@@ -42,6 +58,71 @@ def test_images_are_those_of_diffusers(recorded, asked, pipe):
     images = pipe(ASKED["prompts"], ASKED["negative_prompts"], **(given | asked))
     assert images.dtype == np.float32 and images.shape == expected[recorded].shape
     np.testing.assert_allclose(images, expected[recorded], rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def more():
+    return golden.load("pipeline-sd15-more")
+
+
+@pytest.mark.parametrize(
+    ("solver", "steps", "recorded"),
+    [
+        pytest.param("ddim", 5, "img2img", marks=pytest.mark.slow),
+        ("dpmpp", 10, "img2img_dpmpp"),
+        pytest.param("euler", 5, "img2img_euler", marks=pytest.mark.slow),
+        pytest.param("unipc", 10, "img2img_unipc", marks=pytest.mark.slow),
+    ],
+)
+def test_images_from_images_are_those_of_diffusers(solver, steps, recorded, pipe, more):
+    """Multistep solvers begin in the middle without the estimates that they would have by then."""
+    _, prompts, negatives, settings = recorded_and_settings(NAME)
+    settings |= {"num_steps": steps, "image": more["image"], "strength": 0.6}
+    assert_same_images(pipe.with_solver(solver)(prompts, negatives, **settings), more[recorded])
+
+
+def test_painted_images_are_those_of_diffusers(pipe, more):
+    _, prompts, negatives, settings = recorded_and_settings(NAME)
+    settings |= {"image": more["image"], "mask": more["mask"], "strength": 0.6, "keep_unmasked": False}
+    assert_same_images(pipe(prompts, negatives, **settings), more["inpaint"])
+
+
+def test_controlled_images_are_those_of_diffusers(folder, more, tmp_path):
+    """With a factor on the residuals, and until 0.6 of the steps only."""
+    control = pipeline_folders.write("pipeline-sd15-more", tmp_path / "more") / "controlnet"
+    controlled = hub.load_pipeline(folder, controlnets=[control])
+    _, prompts, negatives, settings = recorded_and_settings(NAME)
+    settings |= {"control_images": [more["control_image"]], "control_scale": 0.7, "control_end": 0.6}
+    assert_same_images(controlled(prompts, negatives, **settings), more["control"])
+
+
+@pytest.mark.slow
+def test_images_with_layers_of_clip_left_out_are_those_of_diffusers(pipe, more):
+    _, prompts, _, settings = recorded_and_settings(NAME)
+    assert_same_images(pipe(prompts, clip_skip=1, **settings | {"guidance_scale": 1.0}), more["clip_skip"])
+
+
+def test_images_of_sdxl_are_those_of_diffusers(tmp_path):
+    """Two text encoders, sizes and crops, and zeros where there is no negative prompt."""
+    pipe = hub.load_pipeline(pipeline_folders.write("pipeline-sdxl", tmp_path / "sdxl"))
+    recorded, prompts, negatives, settings = recorded_and_settings("pipeline-sdxl")
+    sizes = {"original_size": (64, 48), "crop": (4, 8), "target_size": (32, 40)}
+    assert_same_images(pipe(prompts, negatives, **settings, **sizes), recorded["sizes"])
+    assert_same_images(pipe(prompts, negatives, **settings), recorded["negative"])
+    assert_same_images(pipe(prompts, **settings), recorded["zeros"])
+
+
+@pytest.mark.parametrize("t5", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_images_of_sd3_are_those_of_diffusers(t5, tmp_path):
+    """Three text encoders, of which the largest may be left out."""
+    folder = pipeline_folders.write("pipeline-sd3", tmp_path / "sd3")
+    if not t5:
+        index = json.loads((folder / "model_index.json").read_text())
+        index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+        (folder / "model_index.json").write_text(json.dumps(index))
+    recorded, prompts, negatives, settings = recorded_and_settings("pipeline-sd3")
+    images = hub.load_pipeline(folder)(prompts, negatives, **settings)
+    assert_same_images(images, recorded["with_t5" if t5 else "without_t5"])
 
 
 def test_scale_steps_and_seed_do_not_recompile(pipe, folder):

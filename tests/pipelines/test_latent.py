@@ -74,8 +74,8 @@ def test_weights_of_words_are_used(pipe, drawn):
 def test_clip_skip_reads_an_earlier_layer(pipe, drawn):
     skipped = pipe(PROMPTS, ["blue", ""], clip_skip=1, key=jax.random.key(3), **STEPS)
     assert np.abs(skipped - drawn).max() > 1e-3
-    with pytest.raises(ValueError, match="clip_skip is 2; with this text encoder it can be 0 to 1"):
-        pipe(PROMPTS, clip_skip=2)
+    with pytest.raises(ValueError, match="clip_skip is 3; with this text encoder it can be 0 to 2"):
+        pipe(PROMPTS, clip_skip=3)
 
 
 def test_an_image_at_strength_zero_is_the_image(pipe, image):
