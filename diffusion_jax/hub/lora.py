@@ -30,6 +30,7 @@ DOTTED = {
     "text_encoder.": "text_encoder",
     "unet.": "network",
     "transformer.": "network",
+    "diffusion_model.": "network",
     "base_model.model.": "network",
     "": "network",
 }

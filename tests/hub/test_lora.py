@@ -109,7 +109,7 @@ def test_spellings_and_alpha(pipe, factors, tmp_path):
     assert_weights(add_lora(pipe, [(without, WEIGHT)]), expected(pipe, factors, WEIGHT))
 
 
-def test_kohya_with_the_names_of_single_files(pipe, factors, tmp_path):
+def test_names_of_single_files(pipe, factors, tmp_path):
     """SDXL's LoRAs name the U-Net's blocks as the original code does: input_blocks_1_1, not down_blocks_0."""
     shapes = {path: leaf.shape for path, leaf in flatten(pipe.params["network"]).items()}
     original = {tensor.paths[0]: tensor.name for tensor in compvis.unet_tensors(pipe.network, shapes, {})}
@@ -120,6 +120,14 @@ def test_kohya_with_the_names_of_single_files(pipe, factors, tmp_path):
     file = kohya_file(factors, tmp_path / "original.safetensors", names)
     assert "input_blocks" in names(QUERY)
     assert_weights(add_lora(pipe, [(file, WEIGHT)]), expected(pipe, factors, WEIGHT * ALPHA / RANK))
+    # ComfyUI writes the same names with their dots
+    only_unet = {name: pair for name, pair in factors.items() if name != TEXT}
+    tensors = {}
+    for name, (down, up) in only_unet.items():
+        prefix = f"diffusion_model.{names(name)}"
+        tensors |= {f"{prefix}.lora_A.weight": down, f"{prefix}.lora_B.weight": up}
+    save_file(tensors, tmp_path / "dotted.safetensors")
+    assert_weights(add_lora(pipe, [(tmp_path / "dotted.safetensors", WEIGHT)]), expected(pipe, only_unet, WEIGHT))
 
 
 def test_peft_folders_and_the_header_of_diffusers_state_alpha(pipe, factors, tmp_path):
