@@ -23,7 +23,7 @@ def write_score_curves(path: str | os.PathLike[str], results: Results, score: st
     """
     scales = {entry["guidance_scale"] for entry in results}
     panels = 2 if len(scales) > 1 else 1
-    figure = Figure(figsize=(5.2 * panels, 4), layout="constrained")
+    figure = Figure(figsize=(6 * panels, 4), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     several_samplers = len({entry["sampler"] for entry in results}) > 1
     for label, entries in _lines(results, ("sampler", "guidance_scale"), several_samplers, panels > 1).items():
@@ -32,6 +32,9 @@ def write_score_curves(path: str | os.PathLike[str], results: Results, score: st
         axes[0].plot(x, [entry[score] for entry in entries], marker="o", label=label)
     axes[0].set_xlabel("network evaluations an image")
     axes[0].set_xscale("log")
+    evaluations = sorted({entry["network_evaluations"] for entry in results})
+    axes[0].set_xticks(evaluations, [str(count) for count in evaluations])
+    axes[0].minorticks_off()
     if panels > 1:
         several_steps = len({entry["num_steps"] for entry in results}) > 1
         for label, entries in _lines(results, ("sampler", "num_steps"), several_samplers, several_steps).items():
@@ -43,7 +46,7 @@ def write_score_curves(path: str | os.PathLike[str], results: Results, score: st
         axis.set_ylabel(score)
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[1]:
-            axis.legend(fontsize="small")
+            axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     write_atomically(path, buffer.getvalue())

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,6 +94,15 @@ def test_pickles_of_edm2_and_stylegan3(tmp_path):
     found = foreign_statistics.load(tmp_path / "ffhq.pkl")
     assert found.made_by["covariance_divisor"] == "N"
     np.testing.assert_allclose(found.features.covariance, np.cov(FEATURES, rowvar=False, ddof=0), atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", ["images", "numpy"])
+def test_the_cache_of_torch_fidelity(kind):
+    """Written by PyTorch's torch.save, of tensors and of arrays; the features are those of this file's top."""
+    found = foreign_statistics.load(Path(__file__).parent / "fixtures" / f"{kind}-inception-v3-compat-stat-fid-2048.pt")
+    assert (found.origin, found.made_by["protocol"]) == ("torch-fidelity", "torch-fidelity")
+    np.testing.assert_allclose(found.features.mean, MU, rtol=1e-6)
+    np.testing.assert_allclose(found.features.covariance, SIGMA, rtol=1e-12, atol=1e-15)
 
 
 class Hostile:
