@@ -152,7 +152,7 @@ def _parse(argv: list[str]) -> None:
     )
     if not path:
         raise UsageError("--config FILE is missing, for example --config configs/digits.py")
-    if not Path(path).is_file():
+    if not Path(path.partition(":")[0]).is_file():  # behind a colon is the argument of get_config
         near = sorted(str(found) for found in Path(path).parent.glob("*.py")) if Path(path).parent.is_dir() else []
         raise UsageError(f"--config {path}: there is no such file" + (f"; there are {', '.join(near)}" if near else ""))
     try:

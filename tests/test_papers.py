@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax import config as experiment
+from diffusion_jax import main
 from diffusion_jax.config import build
 from diffusion_jax.jobs import run
 from diffusion_jax.training import sharding
@@ -17,7 +18,6 @@ from tests.models.networks import CONSTANTS
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs" / "papers").glob("*.py"))
-NAMES = [path.stem for path in FILES]
 
 # Trained parameters, counted in the papers' released code to as many digits as are printed here, and the network
 # evaluations of one image. None: the solver chooses.
@@ -44,10 +44,27 @@ PAPERS = {
     "edm_ffhq64": ("61.81 M", 79),
     "edm_afhqv2_64": ("61.81 M", 79),
     "edm_imagenet64": ("295,899,267", 511),
+    "edm2_imagenet512:xs": ("124.7 M", 63),
+    "edm2_imagenet512:s": ("280.2 M", 63),
+    "edm2_imagenet512:m": ("497.8 M", 63),
+    "edm2_imagenet512:l": ("777.5 M", 63),
+    "edm2_imagenet512:xl": ("1119.3 M", 63),
+    "edm2_imagenet512:xxl": ("1523.2 M", 63),
+    "dit_imagenet256:s2": ("32.87 M", 250),
+    "dit_imagenet256:b2": ("130.3 M", 250),
+    "dit_imagenet256:l2": ("457.8 M", 250),
+    "dit_imagenet256:xl2": ("674.8 M", 250),
+    "sit_imagenet256:s2": ("32.86 M", None),
+    "sit_imagenet256:b2": ("130.3 M", None),
+    "sit_imagenet256:l2": ("457.8 M", None),
+    "sit_imagenet256:xl2": ("674.8 M", None),
     "otcfm_cifar10": ("35,746,307", None),
     "rectified_flow_cifar10": ("61.80 M", None),
 }
-CLASSES = {"tfds:cifar10": 10, "tfds:imagenet2012": 1000}
+CLASSES = {"tfds:cifar10": 10, "tfds:imagenet2012": 1000, "latents": 1000}
+# Behind a colon is the argument of get_config; files with one are run in miniature at one size.
+NAMES = list(PAPERS)
+RUNS = [name for name in NAMES if ":" not in name or name.endswith((":s", ":xl2"))]
 
 # One of each family runs by default.
 DEFAULT_RUNS = (
@@ -57,25 +74,34 @@ DEFAULT_RUNS = (
     "edm_cifar10_uncond_vp",
     "edm_cifar10_cond_ve",
     "otcfm_cifar10",
+    "edm2_imagenet512:s",
+    "dit_imagenet256:xl2",
 )
 # What a quick run may change. Everything else is the experiment.
 SIZES = {
     *("name", "data.name", "data.path", "data.image_size"),
     *("model.channels", "model.channel_mults", "model.num_res_blocks", "model.attention_resolutions"),
-    *("model.num_heads", "model.head_channels", "model.norm_groups"),
+    *("model.num_heads", "model.head_channels", "model.norm_groups", "model.width", "model.depth"),
+    *("latents.mean", "latents.std", "posthoc_ema.snapshot_every"),
     *("optimizer.warmup_steps", "optimizer.warmup_images"),
     *("training.batch_size", "training.num_steps", "training.log_every", "training.checkpoint_every"),
     *("sampling.num_steps", "sampling.num_images", "sampling.batch_size", "sampling.num_frames"),
     *("evaluation.num_images", "evaluation.max_reference_images", "evaluation.classifier_steps"),
+    "evaluation.scored_images",
 }
 
 
 def load(name: str):
-    return importlib.import_module(f"configs.papers.{name}")
+    return importlib.import_module(f"configs.papers.{name.partition(':')[0]}")
+
+
+def whole(name: str):
+    argument = name.partition(":")[2]
+    return load(name).get_config(*([argument] if argument else []))
 
 
 def quick(name: str):
-    config = load(name).get_config()
+    config = whole(name)
     config.quick = True
     return config
 
@@ -89,14 +115,13 @@ def printed(count: int, like: str) -> str:
 
 
 def test_every_file_is_in_the_table():
-    assert sorted(NAMES) == sorted(PAPERS)
+    assert {path.stem for path in FILES} == {name.partition(":")[0] for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_whole_config_is_the_papers_network(name):
-    module = load(name)
-    config = module.get_config()
-    assert config.name == name
+    module, config = load(name), whole(name)
+    assert config.name == name.replace(":", "_")
     experiment.check(config, num_devices=1)
     build.optimization(config)
     num_classes = CLASSES[config.data.name] if config.method.class_conditional else None
@@ -120,7 +145,7 @@ def test_the_whole_config_is_the_papers_network(name):
         assert method.sampler.num_evaluations == evaluations
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [path.stem for path in FILES])
 def test_the_docstring_says_how_to_run_it(name):
     text = load(name).__doc__
     assert f"./launch/local.sh --config configs/papers/{name}.py" in text
@@ -130,32 +155,40 @@ def test_the_docstring_says_how_to_run_it(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_quick_run_changes_sizes_only(name):
-    whole = quick(name)
-    before, small = dict(experiment.flatten(whole)), experiment.shrink(whole)
+    config = quick(name)
+    before, small = dict(experiment.flatten(config)), experiment.shrink(config)
     after = dict(experiment.flatten(small))
     changed = {field for field, value in after.items() if value != before[field]}
     assert changed <= SIZES
-    levels = lambda config: len(config.model.channel_mults)  # noqa: E731
-    assert levels(small) == levels(whole)
+    levels = lambda config: len(config.model.channel_mults or ())  # noqa: E731
+    assert levels(small) == levels(config)
     relative = [
-        {config.data.image_size // resolution for resolution in config.model.attention_resolutions}
-        for config in (whole, small)
+        {part.data.image_size // resolution for resolution in part.model.attention_resolutions or ()}
+        for part in (config, small)
     ]
     assert relative[0] == relative[1]
     experiment.check(small, num_devices=1)
     assert dict(experiment.flatten(experiment.shrink(small))) == after
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in DEFAULT_RUNS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-)
-def test_the_quick_run_trains_samples_evaluates_and_reports(name, tmp_path, monkeypatch):
-    # One device: sharding has its own tests, and eight of them compile for longer.
+@pytest.fixture
+def compiled_for_one_run(monkeypatch):
+    """A quick run is nearly all compilation: half as long without optimisation, and for one device instead of eight."""
     one_device = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
     monkeypatch.setattr(sharding, "make_mesh", one_device)
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.usefixtures("compiled_for_one_run")
+@pytest.mark.parametrize(
+    "name", [name if name in DEFAULT_RUNS else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
+)
+def test_the_quick_run_trains_samples_evaluates_and_reports(name, tmp_path):
     config = quick(name)
-    assert run.run(config, tmp_path, tuple(run.JOBS), command="") == 0
-    for product in (name for products in run.PRODUCTS.values() for name in products):
+    assert run.run(config, tmp_path, main.WHOLE_RUN, command="") == 0
+    for product in (name for job in main.WHOLE_RUN for name in run.PRODUCTS[job]):
         assert (tmp_path / product).exists(), product
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert np.isfinite(losses).all() and len(losses) > 1

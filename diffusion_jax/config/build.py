@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from ml_collections import config_dict
 
-from diffusion_jax import data
+from diffusion_jax import data, hub
 from diffusion_jax.config import options, schema
 from diffusion_jax.config.check import ConfigError
-from diffusion_jax.data.sources import Split
+from diffusion_jax.data.sources import Split, haar_digits
 from diffusion_jax.diffusion import samplers
 from diffusion_jax.diffusion.objective import Objective
 from diffusion_jax.diffusion.process import PROCESSES, DiscreteProcess, Process
 from diffusion_jax.diffusion.time_sampler import TIME_SAMPLERS, LossSecondMoment
 from diffusion_jax.diffusion.weighting import WEIGHTINGS
+from diffusion_jax.methods import latents
 from diffusion_jax.methods.augmentation import NUM_LABELS, Augmentation
 from diffusion_jax.methods.diffusion import Diffusion
 from diffusion_jax.methods.guiding import Guidance
+from diffusion_jax.methods.latent_diffusion import LatentDiffusion
+from diffusion_jax.methods.latents import Decoder, LatentSpace
 from diffusion_jax.models.edm2_unet import EDM2UNet
 from diffusion_jax.models.magnitude_preserving import normalize_weights
 from diffusion_jax.models.registry import MODELS
@@ -101,8 +106,10 @@ def sampler(config: config_dict.ConfigDict, chain: Process) -> samplers.Sampler 
         return table
 
 
-def method(config: config_dict.ConfigDict, num_classes: int | None) -> Diffusion:
-    """What is trained and sampled; num_classes None makes it unconditional."""
+def method(
+    config: config_dict.ConfigDict, num_classes: int | None, record: Mapping[str, Any] | None = None
+) -> Diffusion:
+    """What is trained and sampled; num_classes None makes it unconditional. record: what latents say of themselves."""
     chain = process(config)
     with section("weighting"):
         weighting = WEIGHTINGS[config.weighting.name](**options.chosen(config.weighting))
@@ -115,7 +122,10 @@ def method(config: config_dict.ConfigDict, num_classes: int | None) -> Diffusion
             f"config.method.adaptive_weighting is True, but {config.model.name!r} learns no weighting; "
             "config.model.name 'edm2_unet' does"
         )
-    return Diffusion(
+    constructor: Any = Diffusion
+    if config.method.name == "latent_diffusion":
+        constructor = functools.partial(LatentDiffusion, space=latent_space(config, record or {}))
+    return constructor(
         network=model,
         objective=objective,
         sampler=sampler(config, chain),
@@ -127,6 +137,42 @@ def method(config: config_dict.ConfigDict, num_classes: int | None) -> Diffusion
         adaptive_weighting=config.method.adaptive_weighting,
         guidance=guidance(config, num_classes),
     )
+
+
+def latent_space(config: config_dict.ConfigDict, record: Mapping[str, Any]) -> LatentSpace:
+    """What the network works on, by the config or else by what the latents say of themselves."""
+    with section("latents"):
+        statistics = {}
+        for field in ("mean", "std"):
+            given = record.get(field) if config.latents[field] is None else config.latents[field]
+            if given is None:
+                raise ValueError(
+                    f"latents.{field} is unset, and the data do not say it; give a number for each channel"
+                )
+            statistics[field] = tuple(float(value) for value in given)
+        space = LatentSpace(**statistics, final_std=config.latents.final_std)
+        if len(space.mean) != config.data.channels:
+            raise ValueError(
+                f"latents.mean is {space.mean}, but config.data.channels is {config.data.channels}; it needs as many"
+            )
+        return space
+
+
+def decoder(config: config_dict.ConfigDict, space: LatentSpace, record: Mapping[str, Any]) -> Decoder:
+    """From what the network works on to images. Raises ConfigError where there is no autoencoder."""
+    with section("latents"):
+        if record.get("decoder") == "haar":
+            return Decoder(lambda _, x: jnp.clip(haar_digits.decode(space.to_latents(x)), -1, 1), None)
+        folder = config.latents.vae or record.get("vae")
+        if folder is None:
+            raise ValueError("latents.vae is unset; it is the folder of the autoencoder that made the latents")
+        autoencoder, params = hub.load(folder)
+        if getattr(autoencoder, "latent_channels", None) != config.data.channels:
+            raise ValueError(
+                f"latents.vae {folder!r} holds {type(autoencoder).__name__}, which is no autoencoder with latents of "
+                f"{config.data.channels} channels"
+            )
+        return Decoder(functools.partial(latents.decode, autoencoder, space=space), params)
 
 
 def time_sampler(config: config_dict.ConfigDict, chain: Process) -> LossSecondMoment | None:

@@ -9,12 +9,13 @@ from typing import Any
 from ml_collections import config_dict
 
 from diffusion_jax.config import options, schema
+from diffusion_jax.data.sources import LATENT_SOURCES
 from diffusion_jax.diffusion.coupling import COUPLINGS
 from diffusion_jax.diffusion.objective import BOUNDS
 from diffusion_jax.diffusion.preconditioning import PRECONDITIONINGS
 from diffusion_jax.diffusion.prediction import PREDICTIONS
 
-METHODS = ("diffusion",)
+METHODS = ("diffusion", "latent_diffusion")
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 MATMUL_PRECISIONS = ("highest", "high", "default")
 
@@ -76,6 +77,7 @@ def check(config: config_dict.ConfigDict, num_devices: int) -> None:
     if not 0 <= config.method.label_dropout <= 1:
         raise ConfigError(f"config.method.label_dropout is {config.method.label_dropout}; it must be from 0 to 1")
     _check_guidance(config)
+    _check_latents(config)
     _check_divisible(config, num_devices)
 
 
@@ -104,6 +106,24 @@ def _check_guidance(config: config_dict.ConfigDict) -> None:
             f"config.sampling.guidance_scale is {sampling.guidance_scale}, which needs a network that has seen images "
             "without labels; set config.method.label_dropout above 0, or guidance_scale to 1"
         )
+
+
+def _check_latents(config: config_dict.ConfigDict) -> None:
+    is_latent = config.method.name == "latent_diffusion"
+    if is_latent != (config.data.name in LATENT_SOURCES):
+        raise ConfigError(
+            f"config.method.name is {config.method.name!r} and config.data.name {config.data.name!r}; latent_diffusion "
+            f"is for {' and '.join(LATENT_SOURCES)}, diffusion for the others"
+        )
+    for field, off in {
+        "augmentation.probability": 0,
+        "evaluation.num_likelihood_images": 0,
+        "data.flip": False,
+    }.items():
+        if is_latent and schema.get(config, field) != off:
+            raise ConfigError(
+                f"config.{field} is {schema.get(config, field)}, which is for images; set it to {off} for latents"
+            )
 
 
 def _check_divisible(config: config_dict.ConfigDict, num_devices: int) -> None:

@@ -41,10 +41,15 @@ def shrink(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
         small.name = run_name(config)
         _shrink_network(small)
         small.data.update({"name": "digits", "path": None, "data_dir": None, "num_workers": 0})
+        if small.method.name == "latent_diffusion":
+            small.data.name = "haar_digits"
+            small.latents.update({"mean": None, "std": None, "vae": None})
         if small.optimizer.warmup_images is not None:
             small.optimizer.warmup_images = min(small.optimizer.warmup_images, NUM_STEPS // 4 * BATCH_SIZE)
         small.optimizer.warmup_steps = min(small.optimizer.warmup_steps, NUM_STEPS // 4)
         training, sampling = small.training, small.sampling
+        if small.posthoc_ema.snapshot_every is not None:
+            small.posthoc_ema.snapshot_every = min(small.posthoc_ema.snapshot_every, NUM_STEPS // 2)
         training.batch_size = min(training.batch_size, BATCH_SIZE)
         training.num_steps = min(training.num_steps, NUM_STEPS)
         training.log_every = min(training.log_every, NUM_STEPS // 4)

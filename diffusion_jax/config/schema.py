@@ -13,6 +13,7 @@ from diffusion_jax.diffusion.samplers import SAMPLERS
 from diffusion_jax.diffusion.time_sampler import TIME_SAMPLERS
 from diffusion_jax.diffusion.weighting import WEIGHTINGS
 from diffusion_jax.methods.augmentation import Augmentation
+from diffusion_jax.methods.latents import LatentSpace
 from diffusion_jax.models.registry import MODELS
 from diffusion_jax.training import ema, optimizer, power_ema
 
@@ -43,9 +44,12 @@ def default() -> config_dict.ConfigDict:
     config.debug = False  # stop at the first value that is not a number and say where it came from; deterministic GPUs
 
     config.data = plain_section(data.load_source, excluded=("split",))
-    config.data.name = "digits"  # digits, image_folder, or tfds:<dataset>
+    config.data.name = "digits"  # digits, image_folder, latents, or tfds:<dataset>
     config.data.flip = False  # random horizontal flips
     config.data.num_workers = 0  # processes that decode images; 0 decodes in threads of the main one
+
+    config.latents = plain_section(LatentSpace)  # of latent_diffusion; mean and std unset: those of the data's channels
+    config.latents.vae = config_dict.placeholder(str)  # folder of the autoencoder; unset: that of the data
 
     config.model = named_section(MODELS, "unet", NAMED_SECTIONS["model"][1])
     config.process = named_section(PROCESSES, "linear")
@@ -53,7 +57,7 @@ def default() -> config_dict.ConfigDict:
     config.time_sampler = named_section(TIME_SAMPLERS, "process", NAMED_SECTIONS["time_sampler"][1])
 
     config.method = config_dict.ConfigDict()
-    config.method.name = "diffusion"
+    config.method.name = "diffusion"  # or latent_diffusion, whose data are latents
     config.method.prediction = "epsilon"  # what the network's output means: epsilon, sample, v, ...
     config.method.bound = "none"  # hybrid and vlb also learn the variance (improved DDPM)
     config.method.class_conditional = False

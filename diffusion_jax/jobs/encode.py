@@ -24,6 +24,7 @@ from diffusion_jax import data, hub  # noqa: E402
 from diffusion_jax.data.sources import latents as stored  # noqa: E402
 from diffusion_jax.jobs.session import write_json  # noqa: E402
 from diffusion_jax.methods import latents  # noqa: E402
+from diffusion_jax.models.autoencoder import AutoencoderKL  # noqa: E402
 
 BAD_INPUT = 2
 SHARD_ROWS = 4096
@@ -88,7 +89,7 @@ def encode_splits(out: Path, vae: str, options: dict[str, Any], *, batch_size: i
     if (out / stored.RECORD).exists():
         raise ValueError(f"--out {out}: there are latents already; name another folder")
     autoencoder, params = hub.load(vae)
-    if not hasattr(autoencoder, "latent_channels"):
+    if not isinstance(autoencoder, AutoencoderKL):
         raise ValueError(
             f"--vae {vae}: holds {type(autoencoder).__name__}, which is no autoencoder of Gaussian latents"
         )

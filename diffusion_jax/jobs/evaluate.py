@@ -30,7 +30,7 @@ def evaluate(session: Session) -> None:
     config = session.config
     step, _ = session.parameters
     limit = config.evaluation.max_reference_images
-    train, test = (data.load_arrays(source, limit=limit) for source in (session.train_source, session.test_source))
+    train, test = (session.images(source, limit) for source in (session.train_source, session.test_source))
     generator = Generator(session)
     generated, requested = generator.draw(config.evaluation.num_images, title="evaluation")
     bits = _bits_per_dimension(session) if config.evaluation.num_likelihood_images else None
@@ -68,6 +68,8 @@ def evaluate(session: Session) -> None:
         "matmul_precision": config.training.matmul_precision,
         "device": jax.devices()[0].device_kind,
     }
+    if session.decoder is not None:
+        result["protocol"]["reference_images"] = "decoded latents"
     if bits is not None:
         result["bits_per_dimension"] = bits
     if published is not None:

@@ -34,7 +34,10 @@ class Generator:
     def batches(
         self, num_images: int, trajectory_stride: int | None = None, title: str = "sampling"
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]:
-        """Yields (images uint8 [n, H, W, C], their labels or None, trajectory float32 [frames, n, H, W, C] or None)."""
+        """Yields (images uint8 [n, H, W, C], their labels or None, trajectory or None).
+
+        The trajectory is float32 [frames, n, ...], of what the method works on.
+        """
         size = self._session.config.sampling.batch_size
         bar = tqdm.tqdm(total=num_images, desc=title, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
         with bar:
@@ -68,7 +71,8 @@ class Generator:
         # The same on every host; they are split over the devices inside.
         arguments = (indices.astype(np.int32), session.labels(indices))
         params = session.parameters[1] if params is None else params
-        extra = (np.float32(session.config.sampling.guidance_scale), session.guide_parameters)
+        scale = np.float32(session.config.sampling.guidance_scale)
+        extra = (scale, session.guide_parameters, session.decoder_parameters)
         if stride not in self._compiled:
             begun = time.monotonic()
             # With several hosts each gets all images, because none could read the others'.
@@ -90,8 +94,12 @@ def _sample(
     labels: Any,
     scale: jax.Array,
     guide_params: Any,
+    decoder_params: Any,
 ) -> tuple[jax.Array, jax.Array | None]:
     keys = build.image_keys(session.config, indices)
     keys, labels = jax.lax.with_sharding_constraint((keys, labels), sharding.batch_sharding(session.mesh))
     with jax.default_matmul_precision(session.config.training.matmul_precision):
-        return session.method.sample(params, keys, labels, scale if session.guided else None, stride, guide_params)
+        scale_or_none = scale if session.guided else None
+        drawn, trajectory = session.method.sample(params, keys, labels, scale_or_none, stride, guide_params)
+        images = drawn if session.decoder is None else session.decoder.apply(decoder_params, drawn)
+        return images, trajectory

@@ -75,7 +75,7 @@ class Scorer:
         """What the features come from; raises ConfigError, in one line, where its weights are missing."""
         session = self._session
         if self._config.features is None:
-            train = data.load_arrays(session.train_source, limit=self._config.max_reference_images)
+            train = session.images(session.train_source, self._config.max_reference_images)
             num_classes = session.train_source.num_classes
             assert num_classes is not None
             steps = self._config.classifier_steps
@@ -96,7 +96,7 @@ class Scorer:
                     raise ConfigError(f"config.evaluation.reference {self._config.reference!r} is no statistics file")
                 statistics.check_comparable(found.made_by, made_by, (self._config.reference, "config.evaluation"))
                 return measure.Side(found.features, found.spatial, found.rows, None, found.num_images)
-        images, _ = data.load_arrays(self._reference_source, limit=self._config.max_reference_images)
+        images, _ = self._session.images(self._reference_source, self._config.max_reference_images)
         cache = statistics.cache_path(hashlib.sha256(images.tobytes()).hexdigest(), made_by)
         if not measure.needs_rows(self.metrics) and cache.is_file():
             found = statistics.load_own(cache)

@@ -13,6 +13,7 @@ from diffusion_jax.diffusion.samplers import frames_kept
 from diffusion_jax.figures import animation, grid, strips
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.session import Session, write_json
+from diffusion_jax.methods.latent_diffusion import LatentDiffusion
 
 STRIP_ROWS = 6
 STRIP_COLUMNS = 9
@@ -32,6 +33,7 @@ def sample(session: Session) -> None:
     trajectory = np.concatenate([part[2] for part in parts if part[2] is not None], axis=1)
     # Where the noise explodes, states are shown at unit size: clipped to [-1, 1] they would be black and white.
     trajectory /= np.maximum(1, trajectory.std(axis=(1, 2, 3, 4), keepdims=True))
+    trajectory = np.stack([session.decode(states) for states in trajectory])
     timesteps = session.method.sampler.timesteps[np.minimum(frames_kept(steps, stride), steps - 1)]
     names = session.class_names
 
@@ -65,13 +67,17 @@ def sample(session: Session) -> None:
 def _write_forward_noising(session: Session) -> None:
     """Held-out images on their way to noise: q(x_t | x_0) at even quantiles of training's times."""
     clean, labels = data.load_arrays(session.test_source, limit=STRIP_ROWS)
-    x0 = jnp.asarray(data.to_float(clean))
+    if isinstance(session.method, LatentDiffusion):
+        x0 = session.method.space.from_latents(jnp.asarray(clean[..., : session.config.data.channels]))
+    else:
+        x0 = jnp.asarray(data.to_float(clean))
     process: Process = session.method.objective.process
     t = process.time_at(jnp.arange(1, STRIP_COLUMNS) / (STRIP_COLUMNS - 1) * 0.9999)
     noise = standard_normal(jax.random.key(session.config.seed), x0.shape)
     size = jnp.maximum(1, jnp.hypot(process.alpha(t), process.sigma(t)))
     noisy = jax.vmap(lambda t, size: process.add_noise(x0, noise, t) / size)(t, size)
     frames = np.concatenate([np.asarray(x0)[None], np.asarray(noisy)])
+    frames = np.stack([session.decode(states) for states in frames])
     captions = ["image"] + [f"t = {value:.3g}" for value in np.asarray(t)]
     names = session.test_source.class_names
     strips.write_strip(

@@ -20,6 +20,8 @@ from diffusion_jax.config import ConfigError, build
 from diffusion_jax.config.check import check, flatten
 from diffusion_jax.config.quick import shrink
 from diffusion_jax.methods.diffusion import Diffusion
+from diffusion_jax.methods.latent_diffusion import LatentDiffusion
+from diffusion_jax.methods.latents import Decoder
 from diffusion_jax.training import checkpoints, ema_snapshots, scoring, sharding
 
 # A run may be resumed with other values of these; anything else would make it another run.
@@ -27,7 +29,15 @@ CHANGEABLE = (
     *("name", "debug", "training.num_steps", "training.log_every", "training.checkpoint_every"),
     *("training.max_to_keep", "training.max_bad_steps"),
 )
-CHANGEABLE_SECTIONS = ("sampling.", "evaluation.", "mesh.", "data.num_workers", "data.path", "data.data_dir")
+CHANGEABLE_SECTIONS = (
+    "sampling.",
+    "evaluation.",
+    "mesh.",
+    "data.num_workers",
+    "data.path",
+    "data.data_dir",
+    "latents.vae",
+)
 
 
 class Session:
@@ -49,7 +59,8 @@ class Session:
             check(config, num_devices)
         self.config = config
         self._check_same_run()
-        self.method: Diffusion = build.method(config, self.num_classes)
+        self.method: Diffusion = build.method(config, self.num_classes, self._latent_record)
+        self.decoder = self._build_decoder()
         self.optimizer, self.learning_rate, self.ema_decay = build.optimization(config)
 
     @functools.cached_property
@@ -59,6 +70,47 @@ class Session:
     @functools.cached_property
     def test_source(self) -> data.Source:
         return build.source(self.config, "test")
+
+    def _build_decoder(self) -> Decoder | None:
+        """From what the method draws to images; None where that is images already. Its parameters are the host's."""
+        if not isinstance(self.method, LatentDiffusion):
+            return None
+        return build.decoder(self.config, self.method.space, self._latent_record)
+
+    @functools.cached_property
+    def decoder_parameters(self) -> Any:
+        """Of the decoder, whole on every device."""
+        params = None if self.decoder is None else self.decoder.params
+        return jax.device_put(params, sharding.replicated(self.mesh))
+
+    @property
+    def _latent_record(self) -> Mapping[str, Any]:
+        return self.train_source.record if self.config.method.name == "latent_diffusion" else {}  # pyright: ignore
+
+    def images(self, source: data.Source, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8 [N, H, W, C] and labels [N] of a source; of latents, what the means decode to."""
+        images, labels = data.load_arrays(source, limit=limit)
+        if isinstance(self.method, LatentDiffusion):
+            x0 = self.method.space.from_latents(jnp.asarray(images[..., : self.config.data.channels]))
+            images = data.to_uint8(self.decode(np.asarray(x0)))
+        return images, labels
+
+    def decode(self, drawn: np.ndarray) -> np.ndarray:
+        """Images float32 in [-1, 1] of what the method works on [N, ...], in batches of config.sampling.batch_size."""
+        if self.decoder is None:
+            return drawn
+        size = self.config.sampling.batch_size
+        parts = []
+        for start in range(0, len(drawn), size):
+            part = drawn[start : start + size]
+            whole = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
+            parts.append(np.asarray(self._decode(self.decoder_parameters, whole))[: len(part)])
+        return np.concatenate(parts)
+
+    @functools.cached_property
+    def _decode(self) -> Any:
+        assert self.decoder is not None
+        return jax.jit(self.decoder.apply, out_shardings=sharding.replicated(self.mesh))
 
     @property
     def num_classes(self) -> int | None:

@@ -74,7 +74,7 @@ class Diffusion:
         in the global batch, from which its randomness follows. Only what the whole batch decides needs the whole of it:
         the coupling of noise and images, and the losses that times are drawn by.
         """
-        keys = _example_keys(key, batch)
+        keys = example_keys(key, batch)
         objective_keys, label_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         prepared = dict(batch)
         if self.num_classes is not None:
@@ -100,7 +100,7 @@ class Diffusion:
             batch = self.prepare(self.init_state(), batch, key)
         labels = None if self.num_classes is None else batch["label"]
         told = {"augment_labels": batch["augment_labels"]} if self.augmentation is not None else {}
-        dropout = {"dropout": jax.random.fold_in(_example_keys(key, batch)[0], 1)}
+        dropout = {"dropout": jax.random.fold_in(example_keys(key, batch)[0], 1)}
 
         def network(x: jax.Array, t: jax.Array) -> jax.Array:
             return self.network.apply({"params": params}, x, t, labels, True, rngs=dropout, **told)  # pyright: ignore
@@ -171,5 +171,6 @@ class Diffusion:
         return x if self.clip is None else jnp.clip(x, -self.clip, self.clip), trajectory
 
 
-def _example_keys(key: jax.Array, batch: Batch) -> jax.Array:
+def example_keys(key: jax.Array, batch: Batch) -> jax.Array:
+    """One PRNG key [B] for each example, by its position in the global batch."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, batch["position"])

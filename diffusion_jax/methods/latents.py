@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,14 @@ class LatentSpace:
         return jnp.asarray(self.final_std / np.asarray(self.std), dtype)
 
 
-def decode(autoencoder: nn.Module, params: Any, space: LatentSpace, x: jax.Array) -> jax.Array:
+class Decoder(NamedTuple):
+    """apply(params, x): images float32 [N, ...] in [-1, 1] of what the network works on."""
+
+    apply: Callable[[Any, jax.Array], jax.Array]
+    params: Any
+
+
+def decode(autoencoder: nn.Module, params: Any, x: jax.Array, space: LatentSpace) -> jax.Array:
     """Images float32 [N, f H, f W, 3], clipped to [-1, 1], of what the network works on [N, H, W, C]."""
     images: Any = autoencoder.apply({"params": params}, space.to_latents(x), method="decode")
     return jnp.clip(images, -1, 1)

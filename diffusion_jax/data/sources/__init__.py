@@ -6,10 +6,12 @@ import difflib
 from typing import Literal
 
 from diffusion_jax.data.source import Source
-from diffusion_jax.data.sources import digits, image_folder, latents, tfds
+from diffusion_jax.data.sources import digits, haar_digits, image_folder, latents, tfds
 
 Split = Literal["train", "test"]
-SOURCES = ("digits", "image_folder", "latents", "tfds:<dataset name>")
+SOURCES = ("digits", "image_folder", "latents", "haar_digits", "tfds:<dataset name>")
+# Of these the images are latents.
+LATENT_SOURCES = ("latents", "haar_digits")
 _IN_A_PATH = ("image_folder", "latents")
 
 
@@ -26,7 +28,7 @@ def load_source(
 
     Args:
         name: "digits", "image_folder", "latents" (of images that were encoded), or "tfds:" and the name of a TFDS
-            dataset ("tfds:cifar10", "tfds:name/config:version").
+            dataset ("tfds:cifar10", "tfds:name/config:version"); "haar_digits" are latents without an autoencoder.
         split: "train", or "test" for the images that training never sees.
         image_size: side of the square images in pixels, or of the latents.
         channels: 3 (RGB) or 1 (grey); of latents any number.
@@ -41,7 +43,7 @@ def load_source(
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-    if channels not in (1, 3) and name != "latents":
+    if channels not in (1, 3) and name not in LATENT_SOURCES:
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels!r}")
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
         raise ValueError(f"image_size must be a positive number of pixels, got {image_size!r}")
@@ -53,6 +55,8 @@ def load_source(
 
     if name == "digits":
         return digits.load(split, image_size=image_size, channels=channels)
+    if name == "haar_digits":
+        return haar_digits.load(split, image_size=image_size, channels=channels)
     if name == "image_folder":
         if path is None:
             raise ValueError("the source 'image_folder' needs path: the folder with the images")
