@@ -225,6 +225,7 @@ def _find(name: str, networks: Mapping[str, Network]) -> tuple[str, Tensor, tupl
             wanted = name.removeprefix(prefix).removeprefix("base_model.model.").removeprefix("text_model.")
             # attention layers as diffusers named them before 0.22
             wanted = re.sub(r"\.processor\.(to_(?:q|k|v|out))(?:_lora)?$", r".\1", wanted)
+            wanted = re.sub(r"\.self_attn\.to_(q|k|v|out)$", r".self_attn.\1_proj", wanted)
             wanted = re.sub(r"\.to_out$", ".to_out.0", wanted)
             if wanted in networks[network]:
                 return network, *networks[network][wanted]

@@ -109,6 +109,21 @@ def test_spellings_and_alpha(pipe, factors, tmp_path):
     assert_weights(add_lora(pipe, [(without, WEIGHT)]), expected(pipe, factors, WEIGHT))
 
 
+def test_attention_layers_as_diffusers_named_them_before_0_22(pipe, factors, tmp_path):
+    """processor.to_q_lora; in text encoders to_v for v_proj (the spellings of diffusers' own conversion of kohya)."""
+    names = {
+        QUERY: f"unet.{QUERY.removesuffix('.to_q')}.processor.to_q_lora",
+        OUT: f"unet.{OUT.removesuffix('.to_out.0')}.processor.to_out_lora",
+        TEXT: f"text_encoder.{TEXT.removesuffix('v_proj')}to_v_lora",
+    }
+    tensors = {}
+    for name, there in names.items():
+        tensors |= dict(zip((f"{there}.down.weight", f"{there}.up.weight"), factors[name], strict=True))
+    save_file(tensors, tmp_path / "old.safetensors")
+    trees = expected(pipe, {name: factors[name] for name in names}, WEIGHT)
+    assert_weights(add_lora(pipe, [(tmp_path / "old.safetensors", WEIGHT)]), trees)
+
+
 def test_names_of_single_files(pipe, factors, tmp_path):
     """SDXL's LoRAs name the U-Net's blocks as the original code does: input_blocks_1_1, not down_blocks_0."""
     shapes = {path: leaf.shape for path, leaf in flatten(pipe.params["network"]).items()}
