@@ -11,6 +11,7 @@ import numpy as np
 
 from diffusion_jax.diffusion import samplers
 from diffusion_jax.diffusion.samplers import core
+from diffusion_jax.diffusion.samplers.repaint import repaint_on
 from diffusion_jax.hub.schedulers import load_sampler
 
 # Short names of solvers: diffusers' class, and what its config says besides.
@@ -120,6 +121,18 @@ class Schedule:
                 )
             )
         return core.build(rows)
+
+    def repaint(self, num_steps: int, jump_length: int = 10, resamples: int = 10) -> samplers.Sampler:
+        """RePaint's walk (Lugmayr et al. 2022) on this schedule; give it to a pipeline as `sampler`, with a mask.
+
+        Raises:
+          ValueError: a flow, or counts that cannot be.
+        """
+        if self._flow:
+            raise ValueError("RePaint needs a diffusion model; this checkpoint is a flow")
+        schedule = self.with_solver("ddpm")
+        base = schedule.sampler(num_steps)
+        return repaint_on(base, *schedule.levels(base), jump_length=jump_length, resamples=resamples)
 
     @property
     def _flow(self) -> bool:

@@ -16,7 +16,8 @@ from jax.sharding import PartitionSpec as P
 
 from diffusion_jax.diffusion import samplers
 from diffusion_jax.diffusion.samplers import Sampler
-from diffusion_jax.pipelines.inputs import image_keys, padded
+from diffusion_jax.pipelines.inputs import batch_of_images, batch_of_masks, image_keys, padded
+from diffusion_jax.pipelines.known import replace_known
 from diffusion_jax.pipelines.latent import BATCH_AXES, Schedule
 
 
@@ -45,6 +46,8 @@ class Unconditional:
         latents: jax.Array | np.ndarray | None = None,
         key: jax.Array | None = None,
         *,
+        image: Any = None,
+        mask: Any = None,
         sampler: Sampler | None = None,
     ) -> np.ndarray:
         """Draws images, float32 [B, H, W, C] in [0, 1].
@@ -54,7 +57,8 @@ class Unconditional:
           num_steps: of the sampler; None takes the pipeline's.
           latents: unit normal starts [B, H, W, C] instead of those of the key.
           key: one key, from which image i uses fold_in(key, i), or keys [B]; None is key(0).
-          sampler: another sampler than the schedule's.
+          image, mask: [H, W, C] or a batch of them in [0, 1], and where to paint it: 1. The rest stays as it is.
+          sampler: another sampler than the schedule's, for example RePaint's with a mask.
 
         Raises:
           ValueError: arguments that cannot be, in one line.
@@ -69,6 +73,13 @@ class Unconditional:
             if latents.shape[0] != num_images or latents.ndim != 4 or latents.shape[-1] != self.channels:
                 raise ValueError(f"latents have shape {latents.shape}; they must be {(num_images, *shape)}")
             arrays["latents"] = jnp.asarray(latents, jnp.float32)
+        if (image is None) != (mask is None):
+            raise ValueError("image and mask belong together: give both or neither")
+        if image is not None:
+            arrays["image"] = batch_of_images(image, num_images, "image")
+            arrays["mask"] = batch_of_masks(mask, num_images)
+            if not arrays["image"].shape[1:3] == arrays["mask"].shape[1:3] == shape[:2]:
+                raise ValueError(f"image and mask must be {self.image_size}x{self.image_size}, as the network's images")
         if sampler is None:
             sampler = self.schedule.sampler(self.num_steps if num_steps is None else num_steps)
         if self.mesh is not None:
@@ -95,7 +106,12 @@ class Unconditional:
                 start = sampler.init_noise_sigma * arrays["latents"]
             else:
                 start = samplers.initial_noise(sampler, arrays["keys"], shape)
-            end, _ = samplers.sample(sampler, predict, start, arrays["keys"], return_trajectory=False)
+            estimate: Any = predict
+            if "mask" in arrays:
+                estimate = replace_known(sampler, predict, 2 * arrays["image"] - 1, arrays["mask"])
+            end, _ = samplers.sample(sampler, estimate, start, arrays["keys"], return_trajectory=False)
+            if "mask" in arrays:
+                end = arrays["mask"] * end + (1 - arrays["mask"]) * (2 * arrays["image"] - 1)
             return jnp.clip(end / 2 + 0.5, 0, 1).astype(jnp.float32)
 
         return jax.jit(draw, static_argnums=0)

@@ -1,8 +1,8 @@
 """Pipelines from folders as diffusers writes them: its images for the same latents.
 
 The goldens "pipeline-sd15-more", "pipeline-sdxl" and "pipeline-sd3" were made like "pipeline-sd15", by diffusers
-0.42.1, transformers 5.23.0 and the fill rule; image-to-image and inpainting take the mean of the autoencoder's Gaussian where
-diffusers draws from it, and clip_skip is recorded without guidance.
+0.42.1, transformers 5.23.0 and the fill rule. In them image-to-image and inpainting take the mean of the autoencoder's
+Gaussian, where diffusers draws from it, and clip_skip is recorded without guidance.
 """
 
 import json
@@ -143,6 +143,20 @@ def test_unconditional_images_are_those_of_diffusers(tmp_path):
     np.testing.assert_allclose(2 * images - 1, recorded["ddim10"], rtol=0, atol=1e-3)
     with pytest.raises(ValueError, match="this pipeline takes no prompts"):
         pipe(["a cat"])
+
+
+def test_unconditional_networks_paint_into_images(tmp_path):
+    """By RePaint's walk: what is known stays, what is not follows from the seed."""
+    pipe = hub.load_pipeline(pipeline_folders.write("pipeline-ddpm", tmp_path / "ddpm"))
+    image = np.random.default_rng(0).uniform(size=(16, 16, 3)).astype(np.float32)
+    mask = np.zeros((16, 16), np.float32)
+    mask[4:9] = 1
+    sampler = pipe.schedule.repaint(4, jump_length=2, resamples=2)
+    painted = pipe(2, image=image, mask=mask, sampler=sampler)
+    np.testing.assert_allclose(painted[:, mask == 0], np.stack([image[mask == 0]] * 2), atol=1e-5)
+    assert np.abs(painted[0] - painted[1])[4:9].mean() > 1e-2
+    with pytest.raises(ValueError, match="image and mask belong together"):
+        pipe(1, image=image)
 
 
 @pytest.mark.parametrize(
