@@ -14,7 +14,7 @@ from tests.training.test_interruption import assert_same_end, finish, last_step,
 
 KILL, KILL_IN_SAVE, TERMINATE = "SIGKILL", "SIGKILL in a save", "SIGTERM"
 FLIP, TRUNCATE, FULL_DISK = "flipped bits", "truncated files", "full disk"
-SHORT = (KILL_IN_SAVE, KILL, FLIP, KILL_IN_SAVE, FULL_DISK, TRUNCATE, TERMINATE)
+SHORT = (KILL_IN_SAVE, KILL, FLIP, KILL_IN_SAVE, TRUNCATE, KILL)
 # Kinds that need no process of their own: the next start finds the damage.
 AT_REST = {FLIP: "flip", TRUNCATE: "truncate"}
 CLEAN_EXIT = {KILL: -signal.SIGKILL, KILL_IN_SAVE: -signal.SIGKILL, TERMINATE: 143, FULL_DISK: 2}
@@ -38,7 +38,8 @@ class Run:
                 if not self.suffer(KILL):
                     return False
             self.damaged = saved_steps(self.workdir)[-1]
-            damage(self.workdir / "checkpoints", self.damaged, AT_REST[fault])
+            # So many bits that some are in use: a flip in a hole of the file would hurt nothing, and not be noticed.
+            damage(self.workdir / "checkpoints", self.damaged, AT_REST[fault], every=40)
             self.tried(fault)
             return True
         options = {
@@ -64,7 +65,7 @@ class Run:
         """What a start says of the one before it."""
         assert "Traceback" not in output, output
         if self.damaged is not None:
-            assert f"checkpoints/{self.damaged} cannot be read" in output, output
+            assert f"checkpoints/{self.damaged} cannot be read" in output, (self.faults[-3:], output)
             self.damaged = None
 
     def complete(self, undisturbed):
@@ -80,11 +81,11 @@ def undisturbed(folder, num_steps):
     return folder
 
 
-def test_faults_of_every_kind_cost_nothing_but_time(tmp_path, tried):
-    run = Run(tmp_path / "run", 60, random.Random(0), tried)
+def test_kills_and_damage_cost_nothing_but_time(tmp_path, tried):
+    run = Run(tmp_path / "run", 40, random.Random(0), tried)
     for fault in SHORT:
         assert run.suffer(fault), f"complete before {fault}: num_steps is too small"
-    run.complete(undisturbed(tmp_path / "calm", 60))
+    run.complete(undisturbed(tmp_path / "calm", 40))
     assert set(run.faults) == set(SHORT) and len(run.faults) >= len(SHORT)
 
 

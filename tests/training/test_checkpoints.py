@@ -41,13 +41,13 @@ def steps(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
-def damage(directory, step, kind="truncate"):
-    """Cuts the files that hold the arrays short, or flips a bit of them here and there."""
+def damage(directory, step, kind="truncate", every=2000):
+    """Cuts the files that hold the arrays short, or flips a bit of them, one in so many bytes."""
     for path in (directory / str(step) / "state" / "ocdbt.process_0" / "d").iterdir():
         data = bytearray(path.read_bytes())
         if kind == "truncate":
             data = data[:100]
-        for place in range(500, len(data) - 500, 2000):
+        for place in range(min(500, every), len(data) - min(500, every), every):
             data[place] ^= kind == "flip"
         path.write_bytes(data)
 

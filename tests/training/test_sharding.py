@@ -230,7 +230,13 @@ def one_device():
 @pytest.mark.parametrize("method", [Method, *(pytest.param(m, marks=pytest.mark.slow) for m in (Transformer, UNet))])
 @pytest.mark.parametrize(
     ("devices", "sizes"),
-    [(2, {"tensor": 2}), (4, {"fsdp": 2}), (8, {}), (8, {"fsdp": 2, "tensor": 2}), (8, {"fsdp": -1, "data": 1})],
+    [
+        (2, {"tensor": 2}),
+        (8, {"fsdp": 2, "tensor": 2}),
+        pytest.param(4, {"fsdp": 2}, marks=pytest.mark.slow),
+        pytest.param(8, {}, marks=pytest.mark.slow),
+        pytest.param(8, {"fsdp": -1, "data": 1}, marks=pytest.mark.slow),
+    ],
 )
 def test_every_mesh_learns_the_same_curve(one_device, devices, sizes, method):
     mesh = sharding.make_mesh(**sizes, devices=jax.devices()[:devices])
