@@ -138,10 +138,15 @@ class Measurement:
         real = self._measure_reference(reference, metrics, extractor, protocol, made_by) if reference else None
         result: dict[str, Any] = {}
         if generated is not None:
-            fake = self._measure(generated, "generated", metrics, extractor, protocol)
+            is_saved = bool(options.save_statistics) and reference is None
+            # a later sFID needs its moments too
+            gathered = [*metrics, "sfid"] if is_saved and name == protocols.INCEPTION else metrics
+            fake = self._measure(generated, "generated", gathered, extractor, protocol)
             self._warn_of_counts(fake, real, protocol, extractor)
+            if real is not None and "kid" in metrics:
+                self._warn_of_subsets(fake, real, protocol)
             result = measure.score(metrics, fake, real, protocol, say=_say, intervals=not options.no_intervals)
-            if options.save_statistics and reference is None:
+            if is_saved:
                 self._save(fake, made_by, generated.sha256(), generated.name)
         return result | {
             "protocol": protocol.record()
@@ -318,6 +323,14 @@ class Measurement:
         sizes = [set(self._described.get(role, {}).get("sizes", {})) for role in ("generated", "reference")]
         if all(len(found) == 1 for found in sizes) and sizes[0] != sizes[1]:
             self._warn(f"--generated has images of {min(sizes[0])}, --reference of {min(sizes[1])}")
+
+    def _warn_of_subsets(self, fake: measure.Side, real: measure.Side, protocol: Protocol) -> None:
+        rows = [len(side.rows) for side in (fake, real) if side.rows is not None]
+        if min(rows, default=protocol.kernel_subset_size) < protocol.kernel_subset_size:
+            self._warn(
+                f"kid: its subsets are of {min(rows)} images and not of {protocol.kernel_subset_size}, so that they are "
+                "nearly alike: look at the standard error, not at the deviation"
+            )
 
     def _save(self, side: measure.Side, made_by: Mapping[str, Any], digest: str | None, name: str) -> None:
         statistics.save(self._options.save_statistics, _statistics(side, made_by, digest, name))

@@ -97,6 +97,11 @@ def test_statistics_can_be_saved_and_are_refused_where_they_do_not_fit(sets, toy
     assert saved["fid"] == pytest.approx(direct["fid"], rel=1e-10)
     assert saved["protocol"]["name"] == "clean"
     assert saved["reference"]["made_by"]["data"] == "real"
+    alone, _ = run(capsys, "--generated", "real", "--protocol", "clean", "--save-statistics", "alone.npz")
+    assert alone["inception_score"] > 1
+    both, _ = run(capsys, "--generated", "fake", "--reference", "alone.npz", "--metrics", "fid,sfid")
+    assert both["fid"] == pytest.approx(direct["fid"], rel=1e-10)
+    assert both["sfid"] > 0
     (line,) = run(capsys, "--generated", "fake", "--reference", "s.npz", "--protocol", "adm", code=2)
     assert "preprocessing: 'clean' and 'tf'" in line
     forced, _ = run(capsys, "--generated", "fake", "--reference", "s.npz", "--protocol", "adm", "--force")
@@ -149,6 +154,7 @@ def test_warnings(sets, toys, capsys):
     warned = " ".join(run(capsys, "--generated", "fake", "--reference", "real")[0]["warnings"])
     assert "1 of 52 files are JPEG or WebP" in warned
     assert "images of 2 sizes are mixed: 8x8 (51), 9x9 (1)" in warned
+    assert "kid: its subsets are of 52 images and not of 1000" in warned
     np.savez("few.npz", FAKE[:4])
     warned = run(capsys, "--generated", "few.npz", "--reference", "real", "--metrics", "fid")[0]["warnings"]
     assert any("4 images are too few for a covariance of 6 features" in line for line in warned)
