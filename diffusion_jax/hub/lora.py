@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from diffusion_jax import readers
 from diffusion_jax.hub import compvis
@@ -133,7 +133,7 @@ def _locate(path: Path) -> tuple[Path, Any]:
         raise CheckpointError(f"{file}: no such LoRA file")
     config = path / "adapter_config.json"
     if path.is_dir() and config.is_file():
-        settings = {"": json.loads(config.read_text(encoding="utf-8"))}
+        settings = {"": _object(config.read_text(encoding="utf-8"), str(config))}
     else:
         settings = _metadata(file)
     return file, lambda name: _stated_alpha(name, settings)
@@ -143,13 +143,26 @@ def _metadata(file: Path) -> dict[str, dict[str, Any]]:
     """peft's settings by network, as diffusers stores them in the header: {"unet": {"lora_alpha": 8, ...}}."""
     if file.suffix != ".safetensors":
         return {}
-    with safe_open(file, framework="numpy") as opened:
-        text = (opened.metadata() or {}).get(METADATA)
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            text = (opened.metadata() or {}).get(METADATA, "{}")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: not a readable .safetensors file ({error})") from None
     settings: dict[str, dict[str, Any]] = {}
-    for key, value in (json.loads(text) if text else {}).items():
+    for key, value in _object(text, f"{file}: its header's {METADATA}").items():
         network, _, option = key.partition(".")
         settings.setdefault(network, {})[option] = value
     return settings
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{where}: not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{where}: holds a {type(found).__name__}; it must hold a JSON object")
+    return found
 
 
 def _stated_alpha(name: str, settings: Mapping[str, Mapping[str, Any]]) -> tuple[float | None, bool]:

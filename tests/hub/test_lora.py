@@ -235,3 +235,18 @@ def test_factors_of_another_size_are_refused(pipe, factors, tmp_path):
         add_lora(pipe, [(file, 1.0)])
     with pytest.raises(hub.CheckpointError, match="no such LoRA file"):
         add_lora(pipe, [(tmp_path / "nothing.safetensors", 1.0)])
+
+
+def test_broken_files_are_named_in_one_line(pipe, tmp_path):
+    (tmp_path / "garbage.safetensors").write_text("garbage")
+    one = {"x": np.zeros(1, np.float32)}
+    for stem, header in (("cut", "{"), ("list", "[1]")):
+        save_file(one, tmp_path / f"{stem}.safetensors", metadata={"lora_adapter_metadata": header})
+    peft = tmp_path / "peft"
+    peft.mkdir()
+    save_file(one, peft / "adapter_model.safetensors")
+    (peft / "adapter_config.json").write_text("{")
+    for name in ("garbage.safetensors", "cut.safetensors", "list.safetensors", "peft"):
+        with pytest.raises(hub.CheckpointError, match=name.replace(".", r"\.")) as caught:
+            add_lora(pipe, [(tmp_path / name, 1.0)])
+        assert "\n" not in str(caught.value)
