@@ -23,7 +23,7 @@ For guidance train xs with `--config.method.class_conditional=False --workdir GU
 `--config.sampling.guide=GUIDE --config.sampling.guide_ema_width=0.1 --config.sampling.guidance_scale=1.4`.
 
 Differs from the paper: activations are bfloat16, there float16; the sampler's state is float32; images are drawn of each
-class in turn. The statistics of the latents and the widths of the averages are from memory.
+class in turn. The statistics of the latents and the widths of the averages are the released code's.
 """
 
 from diffusion_jax import config as experiment
@@ -95,5 +95,5 @@ def get_config(size: str = "s"):
     config.sampling.batch_size = 32
     config.sampling.num_images = 32
     config.evaluation.num_images = 50_000
-    config.evaluation.max_reference_images = 50_000
+    config.evaluation.max_reference_images = 10_000
     return config
