@@ -1,6 +1,7 @@
 """Tokenisers from a vocabulary that the test writes."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -105,6 +106,12 @@ def test_a_broken_file_is_one_line(tmp_path):
     with pytest.raises(CheckpointError, match="unreadable tokeniser") as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_without_the_library_the_error_names_it(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(CheckpointError, match="the package tokenizers must be installed"):
+        load_tokenizer(folder)
 
 
 def test_t5_has_an_end_and_no_start(tmp_path):
