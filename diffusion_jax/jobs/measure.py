@@ -98,9 +98,8 @@ class Scorer:
                 return measure.Side(found.features, found.spatial, found.rows, None, found.num_images)
         images, _ = self._session.images(self._reference_source, self._config.max_reference_images)
         cache = statistics.cache_path(hashlib.sha256(images.tobytes()).hexdigest(), made_by)
-        if not measure.needs_rows(self.metrics) and cache.is_file():
-            found = statistics.load_own(cache)
-            assert found is not None
+        found = None if measure.needs_rows(self.metrics) else statistics.from_cache(cache)
+        if found is not None:
             return measure.Side(found.features, found.spatial, None, None, found.num_images)
         extraction = measure.extraction_for(self.metrics, self.extractor, is_generated=False)
         for start in range(0, len(images), _REFERENCE_BATCH):
@@ -108,7 +107,7 @@ class Scorer:
         side = measure.side_of(extraction, self.published)
         if jax.process_index() == 0 and side.features is not None and self._config.features is not None:
             known = statistics.Statistics(side.features, side.spatial, side.num_images, made_by, "")
-            statistics.save(cache, known)
+            statistics.to_cache(cache, known)
         return side
 
     @property

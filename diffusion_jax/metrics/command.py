@@ -238,10 +238,8 @@ class Measurement:
             return side
         digest = reference.sha256()
         cache = statistics.cache_path(digest, made_by)
-        cached = None
-        if not options.no_cache and not measure.needs_rows(metrics) and cache.is_file():
-            with contextlib.suppress(statistics.StatisticsError):  # a damaged file of the cache is made anew
-                cached = statistics.load_own(cache)
+        is_enough = not options.no_cache and not measure.needs_rows(metrics)
+        cached = statistics.from_cache(cache) if is_enough else None
         if cached is not None:
             _say(f"--reference: the moments of {cached.num_images} images are in {cache}")
             self._described["reference"] = {
@@ -253,8 +251,7 @@ class Measurement:
         else:
             side = self._measure(reference, "reference", metrics, extractor, protocol)
             if not options.no_cache:
-                with contextlib.suppress(statistics.StatisticsError):  # a full or read-only disk: no cache then
-                    statistics.save(cache, _statistics(side, made_by, digest, reference.name))
+                statistics.to_cache(cache, _statistics(side, made_by, digest, reference.name))
         if options.save_statistics:
             self._save(side, made_by, digest, reference.name)
         return side
@@ -328,7 +325,7 @@ class Measurement:
         rows = [len(side.rows) for side in (fake, real) if side.rows is not None]
         if min(rows, default=protocol.kernel_subset_size) < protocol.kernel_subset_size:
             self._warn(
-                f"kid: its subsets are of {min(rows)} images and not of {protocol.kernel_subset_size}, so that they are "
+                f"kid: its subsets are of {min(rows)} images and not of {protocol.kernel_subset_size}, so they are "
                 "nearly alike: look at the standard error, not at the deviation"
             )
 

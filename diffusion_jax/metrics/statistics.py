@@ -5,6 +5,7 @@ files that others publish say nothing about themselves; `foreign_statistics` tel
 are, and this module refuses to compare two that were made in different ways.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -104,7 +105,8 @@ def save(path: str | Path, statistics: Statistics) -> None:
             np.savez(file, manifest=np.array(json.dumps(manifest, sort_keys=True)), **arrays)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise StatisticsError(f"{path}: cannot be written: {error.strerror}") from error
 
 
@@ -138,3 +140,16 @@ def cache_path(data_sha256: str, made_by: Mapping[str, Any]) -> Path:
     fields = {field: made_by.get(field) for field in (*COMPARED, "settings")}
     key = hashlib.sha256(json.dumps([FORMAT, data_sha256, fields], sort_keys=True).encode()).hexdigest()
     return caches / "diffusion_jax" / "statistics" / f"{key[:40]}.npz"
+
+
+def from_cache(path: Path) -> Statistics | None:
+    """The statistics in a file of the cache; None if there is none that can be read, which is then made anew."""
+    with contextlib.suppress(StatisticsError):
+        return load_own(path) if path.is_file() else None
+    return None
+
+
+def to_cache(path: Path, statistics: Statistics) -> None:
+    """Keeps statistics, unless the disk is full or read-only."""
+    with contextlib.suppress(StatisticsError):
+        save(path, statistics)

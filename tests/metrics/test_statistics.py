@@ -164,6 +164,17 @@ def test_the_cache_is_of_content(tmp_path, monkeypatch):
     assert len({path, *(statistics.cache_path(*other) for other in others)}) == 5
 
 
+def test_a_cache_that_does_not_work_is_no_error(tmp_path):
+    kept = statistics.Statistics(Gaussian(MU, SIGMA), None, 30, made_by("tf"), "")
+    (tmp_path / "file").write_text("no folder")
+    statistics.to_cache(tmp_path / "file" / "x.npz", kept)  # cannot be written
+    assert statistics.from_cache(tmp_path / "file" / "x.npz") is None
+    (tmp_path / "x.npz").write_bytes(b"PK damaged")
+    assert statistics.from_cache(tmp_path / "x.npz") is None
+    statistics.to_cache(tmp_path / "x.npz", kept)
+    assert statistics.from_cache(tmp_path / "x.npz").num_images == 30
+
+
 def test_divisor():
     moments = (MU, SIGMA, 30)
     np.testing.assert_allclose(
