@@ -43,7 +43,9 @@ def steps(directory):
 
 def damage(directory, step, kind="truncate", every=2000):
     """Cuts the files that hold the arrays short, or flips a bit of them, one in so many bytes."""
-    for path in (directory / str(step) / "state" / "ocdbt.process_0" / "d").iterdir():
+    # Orbax may leave the arrays with the process that wrote them, or copy them to the common folder.
+    state = directory / str(step) / "state"
+    for path in (*(state / "ocdbt.process_0" / "d").iterdir(), *(state / "d").iterdir()):
         data = bytearray(path.read_bytes())
         if kind == "truncate":
             data = data[:100]
