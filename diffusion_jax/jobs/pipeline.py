@@ -78,6 +78,7 @@ def draw(request: Request) -> list[Path]:
     if devices > 1:
         pipe = pipe.shard(sharding.make_mesh())
     given = _inputs(request, pipe, len(prompts))
+    asked = dataclasses.replace(request, steps=_steps(request, pipe))
     out = Path(request.out)
     out.mkdir(parents=True, exist_ok=True)
     loaded = time.monotonic()
@@ -91,7 +92,7 @@ def draw(request: Request) -> list[Path]:
             images = _draw_batch(pipe, request, prompts, negatives, given, places)
             wanted = len(set(places.tolist()))
             for place, image in zip(places[:wanted], images, strict=False):
-                files.append(_write(image, out, request, prompts[place], negatives[place] if negatives else "", place))
+                files.append(_write(image, out, asked, prompts[place], negatives[place] if negatives else "", place))
             times.append((time.monotonic() - started, wanted))
             bar.update(wanted)
     first = f"first image after {time.monotonic() - begun if len(times) == 1 else loaded - begun + times[0][0]:.1f} s"
@@ -182,6 +183,12 @@ def _inputs(request: Request, pipe: Any, count: int) -> dict[str, Any]:
     return given
 
 
+def _steps(request: Request, pipe: LatentDiffusion | Unconditional) -> int:
+    if request.steps is not None:
+        return request.steps
+    return pipe.num_steps if isinstance(pipe, Unconditional) else 50
+
+
 def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
@@ -215,7 +222,7 @@ def _draw_batch(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(request.seed), places)
     latents = given["latents"][places] if "latents" in given else None
     if isinstance(pipe, Unconditional):
-        return pipe(len(places), num_steps=request.steps, latents=latents, key=keys)
+        return pipe(len(places), num_steps=_steps(request, pipe), latents=latents, key=keys)
     shared = {name: value for name, value in given.items() if name != "latents"}
     if request.control_scale:
         scales = list(request.control_scale)
@@ -225,7 +232,7 @@ def _draw_batch(
         images = pipe(
             [prompts[place] for place in places],
             [negatives[place] for place in places] if negatives else None,
-            50 if request.steps is None else request.steps,
+            _steps(request, pipe),
             request.guidance,
             request.guidance_rescale,
             latents,
@@ -250,7 +257,7 @@ def _write(image: np.ndarray, out: Path, request: Request, prompt: str, negative
     height, width = pixels.shape[:2]
     info.add_itxt(
         "parameters",
-        f"{prompt}\nNegative prompt: {negative}\nSteps: {request.steps or 50}, Sampler: {request.sampler or 'own'},"
+        f"{prompt}\nNegative prompt: {negative}\nSteps: {request.steps}, Sampler: {request.sampler or 'own'},"
         f" CFG scale: {request.guidance:g}, Seed: {request.seed}, Size: {width}x{height}, Model: {request.source}",
     )
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

@@ -131,3 +131,23 @@ def test_t5_has_an_end_and_no_start(tmp_path):
     tokens = load_tokenizer(tmp_path)(["cat a"])
     assert list(tokens.ids[0]) == [3, 4, 5, 1, 0, 0]
     assert list(tokens.mask[0]) == [1, 1, 1, 1, 0, 0]
+
+
+def test_vocabulary_and_merges_read_as_the_file_of_transformers(tmp_path):
+    """The golden's tokenizer.json was written by transformers; its vocabulary in CLIP's own files gives its numbers."""
+    there = golden.GOLDENS / "pipeline-sd15" / "tokenizer"
+    model = json.loads((there / "tokenizer.json").read_text())["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    (tmp_path / "tokenizer_config.json").write_text((there / "tokenizer_config.json").read_text())
+    prompts = [
+        "A red  cat's  DOG, 42!",
+        "the dog. 42 cats!",
+        "don't  stop\n- it",
+        "",
+        "naïve çédille 猫 ½",
+        "<|endoftext|> a",
+    ]
+    one, other = (load_tokenizer(folder)(prompts) for folder in (there, tmp_path))
+    np.testing.assert_array_equal(one.ids, other.ids)
