@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
@@ -67,14 +68,20 @@ def main(argv: Sequence[str], loaders: Mapping[str, Loader] | None = None) -> in
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    metrics = "".join(f"  {name:14}{text}\n" for name, text in measure.METRICS.items())
-    published = "".join(f"  {name:14}{protocol.reproduces}\n" for name, protocol in protocols.PROTOCOLS.items())
-    networks = f"features: {', '.join(features.NAMES)}\n"
+    metrics = "".join(f"  {name:16}{text}\n" for name, text in measure.METRICS.items())
+    published = "".join(f"  {name:16}{protocol.reproduces}\n" for name, protocol in protocols.PROTOCOLS.items())
+    names = ", ".join(features.NAMES)
+    networks = textwrap.fill(names, 100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     result = _Parser(
         prog=PROGRAM,
         description=DESCRIPTION,
         epilog="\n".join(
-            (f"metrics:\n{metrics}", networks, f"protocols:\n{published}", EXAMPLES.format(program=PROGRAM))
+            (
+                f"metrics:\n{metrics}",
+                f"features:\n{networks}\n",
+                f"protocols:\n{published}",
+                EXAMPLES.format(program=PROGRAM),
+            )
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -15,11 +15,10 @@ import numpy as np
 
 from diffusion_jax import readers
 from diffusion_jax.metrics.distances import Gaussian, gaussian, moments
-from diffusion_jax.metrics.protocols import PROTOCOLS
+from diffusion_jax.metrics.protocols import DINOV2, PROTOCOLS
 from diffusion_jax.metrics.statistics import Statistics, StatisticsError, load_own
 
 EXTENSIONS = (".npz", ".pkl", ".pickle", ".pt")
-DINOV2 = "dinov2-vitl14"
 # (pattern of the file's name, protocol, whose file): the first that fits. The names are the published ones.
 _NAMES = (
     (r"legacy_tensorflow", "tf", "clean-fid"),

@@ -12,7 +12,7 @@ from diffusion_jax.metrics.clip import clip_mmd
 from diffusion_jax.metrics.distances import Gaussian
 from diffusion_jax.metrics.extraction import Extraction
 from diffusion_jax.metrics.features.extractor import Extractor
-from diffusion_jax.metrics.protocols import INCEPTION, Protocol
+from diffusion_jax.metrics.protocols import CLIP, DINOV2, INCEPTION, Protocol
 from diffusion_jax.metrics.statistics import with_divisor
 
 FEATURES, SPATIAL, LOGITS = "features", "spatial", "logits_unbiased"
@@ -150,7 +150,7 @@ def score(
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """Only Inception's Frechet distance is an FID: what the same formulas are called of other features."""
+    """What a formula is called of these features; FID, FD-DINOv2 and CMMD are names of one network each."""
 
     extractor: str
 
@@ -158,13 +158,17 @@ class Names:
     def frechet(self) -> str:
         if self.extractor == INCEPTION:
             return "fid"
-        if self.extractor.startswith("dinov2"):
+        if self.extractor == DINOV2:
             return "fd_dinov2"
         return f"frechet_distance_{self.slug}"
 
     @property
     def kernel(self) -> str:
         return "kid" if self.extractor == INCEPTION else f"kernel_distance_{self.slug}"
+
+    @property
+    def cmmd(self) -> str:
+        return "cmmd" if self.extractor == CLIP else f"cmmd_{self.slug}"
 
     @property
     def slug(self) -> str:
@@ -179,6 +183,7 @@ class Names:
             "kid": self.kernel,
             "prc": self.plain("precision"),
             "dc": self.plain("coverage"),
+            "cmmd": self.cmmd,
         }
         return keys.get(metric, metric)
 
@@ -227,7 +232,7 @@ def _by_image(
     metric: str, generated: np.ndarray, reference: np.ndarray, protocol: Protocol, names: Names, intervals: bool
 ) -> dict[str, Any]:
     if metric == "cmmd":
-        return {"cmmd": clip_mmd(reference, generated)}
+        return {names.cmmd: clip_mmd(reference, generated)}
     if metric == "kid":
         size = min(protocol.kernel_subset_size, len(generated), len(reference))
         mean, std = kernels.kernel_distance(generated, reference, protocol.kernel_subsets, size)

@@ -11,6 +11,8 @@ from typing import Any
 from diffusion_jax.metrics.neighbours import Precision
 
 INCEPTION = "inception-2015-12-05"
+# The networks of FD-DINOv2 and CMMD.
+DINOV2, CLIP = "dinov2-vitl14", "clip-vitl14-336"
 # Ways to bring an image to the network's input, and fields that only Inception's protocols fix.
 TF, PYTORCH_FID, CLEAN = "tf", "pytorch-fid", "clean"
 

@@ -61,6 +61,11 @@ def test_names_say_whose_features_they_are():
     names = {
         "inception-2015-12-05": ("fid", "kid", "precision"),
         "dinov2-vitl14": ("fd_dinov2", "kernel_distance_dinov2_vitl14", "precision_dinov2_vitl14"),
+        "dinov2-vits14": (
+            "frechet_distance_dinov2_vits14",
+            "kernel_distance_dinov2_vits14",
+            "precision_dinov2_vits14",
+        ),
         "efficientnet-lite0": (
             "frechet_distance_efficientnet_lite0",
             "kernel_distance_efficientnet_lite0",
@@ -74,6 +79,13 @@ def test_names_say_whose_features_they_are():
         result = measure.score(["fid", "kid", "prc"], side(FAKE), side(REAL), protocol)
         assert set(expected) <= set(result)
         assert any(key == "fid" for key in result) == (extractor == protocols.INCEPTION)
+
+
+def test_cmmd_is_of_one_network():
+    for extractor, key in (("clip-vitl14-336", "cmmd"), ("clip-vitb32", "cmmd_clip_vitb32")):
+        found = measure.score(["cmmd"], side(FAKE), side(REAL), protocols.of_features(extractor))
+        assert found == {key: metrics.clip_mmd(REAL, FAKE)}
+        assert measure.Names(extractor).main("cmmd") == key
 
 
 def test_which_way_is_better():
