@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from diffusion_jax.models.layers import (
     Conv,
     Dense,
+    Dropout,
     GroupNorm,
     Initialization,
     UpsampleConv,
@@ -86,7 +87,7 @@ class ResnetBlock(nn.Module):
                 h = o.norm("norm2")(h) * (1 + scale) + shift
             else:
                 h = o.norm("norm2")(h + shift)
-        h = nn.Dropout(o.dropout, deterministic=not train)(nn.silu(h))
+        h = Dropout(o.dropout, deterministic=not train)(nn.silu(h))
         h = o.conv(self.features, "conv2", last=True)(h)
 
         if x.shape[-1] != self.features:

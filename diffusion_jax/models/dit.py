@@ -23,7 +23,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.models import checks
-from diffusion_jax.models.layers import Dense, Initializer, attention, matmul, timestep_embedding
+from diffusion_jax.models.layers import Dense, Dropout, Initializer, attention, matmul, timestep_embedding
 
 FREQUENCIES = 256  # of the time embedding, sines and cosines
 
@@ -170,7 +170,7 @@ class DiTBlock(nn.Module):
     def __call__(self, h: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
         """h: tokens [B, N, width]; condition: [B, width], its SiLU applied."""
         o, width = self.options, h.shape[-1]
-        dropout = nn.Dropout(o.dropout, deterministic=not train)
+        dropout = Dropout(o.dropout, deterministic=not train)
         modulation = o.dense(6 * width, "modulation", nn.initializers.zeros)(condition)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = _split(modulation, 6)
 

@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.models import checks
 from diffusion_jax.models.edm_blocks import Resample, downsample, upsample
-from diffusion_jax.models.layers import attention
+from diffusion_jax.models.layers import Dropout, attention
 from diffusion_jax.models.magnitude_preserving import (
     MPConv,
     MPDense,
@@ -237,7 +237,7 @@ class EDM2Block(nn.Module):
         gain = self.param("emb_gain", nn.initializers.zeros, (), jnp.float32)
         scale = MPDense(self.features, o.dtype, name="emb_linear")(embedding, gain) + 1
         h = mp_silu(h * scale[:, None, None, :])
-        h = nn.Dropout(o.dropout, deterministic=not train)(h)
+        h = Dropout(o.dropout, deterministic=not train)(h)
         h = MPConv(self.features, o.dtype, name="conv_res1")(h)
 
         if not encoder and skip is not None:

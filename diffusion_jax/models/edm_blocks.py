@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from diffusion_jax.models.layers import (
     Conv,
     Dense,
+    Dropout,
     GroupNorm,
     Initialization,
     Initializer,
@@ -174,7 +175,7 @@ class EDMBlock(nn.Module):
             h = o.norm(self.features, "norm1")(h) * (1 + scale) + shift
         else:
             h = o.norm(self.features, "norm1")(h + shift)
-        h = nn.Dropout(o.dropout, deterministic=not train)(nn.silu(h))
+        h = Dropout(o.dropout, deterministic=not train)(nn.silu(h))
         h = o.conv(self.features, "conv1", last=True)(h)
 
         x = o.resample(x, self.resample)

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from diffusion_jax.models.blocks import BlockOptions
 from diffusion_jax.models.checks import level_widths
 from diffusion_jax.models.conditioned import Condition, ConditionedNorm, check_light, light_options
+from diffusion_jax.models.layers import Dropout
 
 
 class SegNet(nn.Module):
@@ -68,7 +69,7 @@ class SegNet(nn.Module):
                 features = widths[max(level - 1, 0)] if i == self.num_blocks - 1 else widths[level]
                 h = ConvBlock(features, options, name=f"decoder_{level}_{i}")(h, embedding)
 
-        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = Dropout(self.dropout, deterministic=not train)(h)
         h = jnp.concatenate([h, sample.astype(h.dtype)], axis=-1)
         for i in range(2):
             h = ConvBlock(self.channels, options, name=f"last_{i}")(h, embedding)

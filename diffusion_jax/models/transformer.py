@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.models.attention import attention_map, dot_product_attention
-from diffusion_jax.models.layers import Conv, Dense, GroupNorm, Initialization
+from diffusion_jax.models.layers import Conv, Dense, Dropout, GroupNorm, Initialization
 
 ATTENTION_MAPS = "attention"  # collection of the cross-attention maps
 
@@ -99,7 +99,7 @@ class Attention(nn.Module):
         v = o.dense(channels, "to_v", use_bias=False)(context)
         self.record(q, k)
         h = o.dense(channels, "to_out_0")(dot_product_attention(q, k, v, o.num_heads))
-        return nn.Dropout(o.dropout, deterministic=not train)(h)
+        return Dropout(o.dropout, deterministic=not train)(h)
 
     def record(self, q: jax.Array, k: jax.Array) -> None:
         """Self-attention keeps no maps: they are as large as the square of the image."""
@@ -125,7 +125,7 @@ class FeedForward(nn.Module):
     def __call__(self, h: jax.Array, train: bool) -> jax.Array:
         o, channels = self.options, h.shape[-1]
         h = GEGLU(4 * channels, o, name="net_0")(h)
-        h = nn.Dropout(o.dropout, deterministic=not train)(h)
+        h = Dropout(o.dropout, deterministic=not train)(h)
         return o.dense(channels, "net_2")(h)
 
 

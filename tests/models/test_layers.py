@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from diffusion_jax.models.layers import (
     Conv,
     Dense,
+    Dropout,
     GroupNorm,
     UpsampleConv,
     average_pool,
@@ -120,3 +122,22 @@ def test_pytorch_initialisation():
         assert np.std(params[name]) == pytest.approx(bound / np.sqrt(3), rel=0.2)
     last = Conv(64, initialization="pytorch", last=True).init(jax.random.key(0), jnp.zeros((1, 4, 4, 32)))
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(last))
+
+
+def test_dropout_is_flaxs_to_the_bit():
+    """In place of flax's a resumed run goes on with the masks that it would have drawn."""
+    x = jnp.asarray(normal(0, 4, 6, 6, 8))
+
+    class Both(nn.Module):
+        dropout: type[nn.Module]
+
+        @nn.compact
+        def __call__(self, x):
+            x = self.dropout(0.3, deterministic=False)(x)
+            return self.dropout(0.1, deterministic=False)(x)
+
+    ours, flaxs = (Both(kind).apply({}, x, rngs={"dropout": jax.random.key(5)}) for kind in (Dropout, nn.Dropout))
+    np.testing.assert_array_equal(ours, flaxs)
+    assert 0.3 < float((ours == 0).mean()) < 0.45
+    assert Dropout(0.3, deterministic=True).apply({}, x) is x
+    assert not jnp.any(Dropout(1.0, deterministic=False).apply({}, x, rngs={"dropout": jax.random.key(0)}))
