@@ -86,6 +86,9 @@ def sdxl(depth: tuple[int, int, int], dtype: str, remat: bool) -> tuple[Any, dic
     }
 
 
+BUILDERS: dict[str, Callable[..., Any]] = {"dit_xl": dit_xl, "sdxl": sdxl}
+
+
 def compiled(method: Any, example: dict[str, tuple[Sequence[int], str]], mesh: Any, batch_size: int) -> Memory:
     """The memory of one device in a train step of Adam with an average of the parameters."""
     import jax
@@ -141,7 +144,6 @@ def table(
 
     from diffusion_jax.training import sharding
 
-    build: Any = dit_xl if model == "dit_xl" else sdxl
     recomputed = ", blocks recomputed" if remat else ""
     yield f"{model}, {dtype}, batch {batch_per_device} a device{recomputed}; GiB on each device"
     yield f"{'devices':>8} {'data x fsdp x tensor':>21} {'batch':>6} {'state':>8} {'step':>8} {'in all':>8}"
@@ -151,7 +153,7 @@ def table(
         batch_size = batch_per_device * shape[0] * shape[1]
 
         def measure(depth: Any, mesh: Any = mesh, batch_size: int = batch_size) -> Memory:
-            return compiled(*build(depth, dtype, remat), mesh, batch_size)
+            return compiled(*BUILDERS[model](depth, dtype, remat), mesh, batch_size)
 
         memory = planned(model, measure)
         state, temporary = memory.state / GIB, memory.temporary / GIB
@@ -161,7 +163,7 @@ def table(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("dit_xl", "sdxl"), default="dit_xl")
+    parser.add_argument("--model", choices=tuple(BUILDERS), default="dit_xl")
     parser.add_argument("--devices", default="1,8,64,256")
     parser.add_argument("--batch_per_device", type=int, default=4)
     parser.add_argument("--tensor", type=int, default=1)
