@@ -33,6 +33,7 @@ from diffusion_jax.pipelines.known import covering, replace_known
 from diffusion_jax.pipelines.text import TextEncoder, TextOptions
 
 BATCH_AXES = ("data", "fsdp")
+Changes = tuple[Sequence[adapters.Adapter], jax.Array]  # low-rank changes and their weights
 
 
 class Schedule(Protocol):
@@ -199,7 +200,7 @@ class LatentDiffusion:
             "rescale": np.float32(guidance_rescale),
             "level": np.array(level, np.float32),
             "control": control_rules(rules, len(self.controls)),
-            "adapters": np.array(self.adapter_weights, np.float32),
+            "adapters": (list(self.adapters), np.array(self.adapter_weights, np.float32)),
         }
         drawn, maps = self._run(plan, latent_shape, sampler, settings, arrays, batch)
         if mask is not None and keep_unmasked and output == "images":
@@ -307,9 +308,9 @@ class LatentDiffusion:
     def _encode_images(self, params: Mapping[str, Any], images: np.ndarray) -> jax.Array:
         return self._image_program(params["autoencoder"], images)
 
-    def _encode(self, plan: Plan, params: Any, tokens: Any, adapter_weights: jax.Array) -> tuple[Any, Any]:
+    def _encode(self, plan: Plan, params: Any, tokens: Any, changes: Changes) -> tuple[Any, Any]:
         """(conditions, negative conditions or None) of the tokens."""
-        params = adapters.apply(params, self._adapters_of(params), adapter_weights)
+        params = _changed(params, changes)
         positive = text.encode(self.encoders, self.options, params, tokens[0], plan.clip_skip)
         if not plan.guided:
             return positive, None
@@ -321,7 +322,7 @@ class LatentDiffusion:
         self, plan: Plan, shape: tuple[int, ...], params: Any, conditions: Any, sampler: Sampler, settings: Any,
         arrays: Any,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:  # fmt: skip
-        params = adapters.apply(params, self._adapters_of(params), settings["adapters"])
+        params = _changed(params, settings["adapters"])
         encode = functools.partial(latents.encode, self.autoencoder, params["autoencoder"])
         known = encode(2 * arrays["image"] - 1) if plan.image else None
         extra = self._shared_conditions(plan, arrays, encode)
@@ -369,9 +370,6 @@ class LatentDiffusion:
             hidden = encode((2 * arrays["image"] - 1) * (1 - mask))
             extra["extra"] = jnp.concatenate([mask[:, :: self.factor, :: self.factor], hidden], axis=-1)
         return extra
-
-    def _adapters_of(self, params: Mapping[str, Any]) -> list[adapters.Adapter]:
-        return [{name: kernels for name, kernels in one.items() if name in params} for one in self.adapters]
 
     # --- What is asked for. -------------------------------------------------------------------------------------
 
@@ -424,3 +422,9 @@ class LatentDiffusion:
             for column, places in enumerate(tokenizer.places(prompt, words).values()):
                 marks[row, [place for place in places if place < length], column] = 1
         return marks
+
+
+def _changed(params: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
+    """The parameters of the networks that a program has, with the changes that concern them."""
+    present = [{name: kernels for name, kernels in one.items() if name in params} for one in changes[0]]
+    return adapters.apply(params, present, changes[1])
