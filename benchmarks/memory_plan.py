@@ -1,11 +1,12 @@
 """What a device would hold in training DiT-XL/2 or SDXL, on meshes that nobody has to own.
 
     python -m benchmarks.memory_plan [--model dit_xl|sdxl] [--devices 1,8,64,256] [--batch_per_device 4] [--tensor 1]
-        [--dtype bfloat16] [--remat]
+        [--dtype bfloat16]
 
 The train step is compiled for so many fake CPU devices, from shapes alone: nothing is allocated and nothing runs. The
 compiler partitions it as it would for a pod and says what each device needs (`memory_analysis`). State is exact. What
-is temporary depends on the backend: the CPU's attention stores all its scores, so a GPU or TPU needs rather less.
+is temporary depends on the backend: the CPU's attention stores all its scores, so a GPU or TPU needs rather less, and
+what the recomputing of blocks saves (config.model.remat) does not show on a CPU.
 
 Compiling all blocks would take long and say no more: memory is linear in the number of blocks, so networks with few are
 compiled and the line through them is followed.
@@ -38,14 +39,14 @@ class Memory:
         return Memory(self.state * factor, self.temporary * factor)
 
 
-def dit_xl(depth: int, dtype: str, remat: bool) -> tuple[Any, dict[str, tuple[Sequence[int], str]]]:
+def dit_xl(depth: int, dtype: str) -> tuple[Any, dict[str, tuple[Sequence[int], str]]]:
     """DiT-XL/2 with so many blocks instead of 28, on 32x32 latents of 1,000 classes, and the shapes of an example."""
     from diffusion_jax import config as experiment
     from diffusion_jax.config import build
 
     config = experiment.default()
     config.data.image_size, config.data.channels = 32, 4
-    config.model.update({"name": "dit", "width": 1152, "depth": depth, "num_heads": 16, "remat": remat})
+    config.model.update({"name": "dit", "width": 1152, "depth": depth, "num_heads": 16})
     config.method.update({"bound": "hybrid", "class_conditional": True})
     config.training.compute_dtype = dtype
     return build.method(config, 1000), {"image": ((32, 32, 4), "float32"), "label": ((), "int32")}
@@ -54,10 +55,10 @@ def dit_xl(depth: int, dtype: str, remat: bool) -> tuple[Any, dict[str, tuple[Se
 class SDXL:
     """The epsilon loss of SDXL's U-Net on 128x128 latents, with the texts' encodings given."""
 
-    def __init__(self, depth: tuple[int, int, int], dtype: str, remat: bool):
+    def __init__(self, depth: tuple[int, int, int], dtype: str):
         from benchmarks.memory import SDXL as network
 
-        self.network = network.clone(transformer_depth=depth, dtype=dtype, remat=remat)
+        self.network = network.clone(transformer_depth=depth, dtype=dtype)
 
     def init(self, key: Any, batch: Any) -> Any:
         one = {name: value[:1] for name, value in batch.items()}
@@ -77,10 +78,10 @@ class SDXL:
         return batch["time"], batch["text"], None, added
 
 
-def sdxl(depth: tuple[int, int, int], dtype: str, remat: bool) -> tuple[Any, dict[str, tuple[Sequence[int], str]]]:
+def sdxl(depth: tuple[int, int, int], dtype: str) -> tuple[Any, dict[str, tuple[Sequence[int], str]]]:
     """SDXL with so many transformer blocks a level, and the shapes of an example."""
     shapes = {"image": (128, 128, 4), "text": (77, 2048), "pooled": (1280,), "time_ids": (6,)}
-    return SDXL(depth, dtype, remat), {
+    return SDXL(depth, dtype), {
         **{name: (shape, "float32") for name, shape in shapes.items()},
         "time": ((), "int32"),
     }
@@ -144,8 +145,7 @@ def table(
 
     from diffusion_jax.training import sharding
 
-    recomputed = ", blocks recomputed" if remat else ""
-    yield f"{model}, {dtype}, batch {batch_per_device} a device{recomputed}; GiB on each device"
+    yield f"{model}, {dtype}, batch {batch_per_device} a device; GiB on each device"
     yield f"{'devices':>8} {'data x fsdp x tensor':>21} {'batch':>6} {'state':>8} {'step':>8} {'in all':>8}"
     for count in counts:
         shape = mesh_shape(count, tensor)
@@ -153,7 +153,8 @@ def table(
         batch_size = batch_per_device * shape[0] * shape[1]
 
         def measure(depth: Any, mesh: Any = mesh, batch_size: int = batch_size) -> Memory:
-            return compiled(*BUILDERS[model](depth, dtype, remat), mesh, batch_size)
+            method, example = BUILDERS[model](depth, dtype)
+            return compiled(method, example, mesh, batch_size)
 
         memory = planned(model, measure)
         state, temporary = memory.state / GIB, memory.temporary / GIB
@@ -168,7 +169,6 @@ def main() -> None:
     parser.add_argument("--batch_per_device", type=int, default=4)
     parser.add_argument("--tensor", type=int, default=1)
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--remat", action="store_true")
     options = parser.parse_args()
     counts = [int(count) for count in options.devices.split(",")]
     if "jax" in sys.modules:
@@ -176,7 +176,7 @@ def main() -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     # The machine code is never run, so it need not be good.
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={max(counts)} --xla_backend_optimization_level=0"
-    for line in table(options.model, counts, options.batch_per_device, options.tensor, options.dtype, options.remat):
+    for line in table(options.model, counts, options.batch_per_device, options.tensor, options.dtype):
         print(line, flush=True)
 
 
