@@ -137,9 +137,7 @@ def mesh_shape(devices: int, tensor: int) -> tuple[int, int, int]:
     return devices // fsdp // tensor, fsdp, tensor
 
 
-def table(
-    model: str, counts: Sequence[int], batch_per_device: int, tensor: int, dtype: str, remat: bool
-) -> Iterator[str]:
+def table(model: str, counts: Sequence[int], batch_per_device: int, tensor: int, dtype: str) -> Iterator[str]:
     """The lines of the plan, one for each number of devices."""
     import jax
 
