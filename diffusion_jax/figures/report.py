@@ -34,11 +34,14 @@ class Report:
       num_parameters: trained scalars of the network.
       parameter_overview: the table of clu's parameter_overview.
       metrics: rows of metrics.jsonl; "loss" and "loss_noise_<i>_of_<n>" become charts.
-      scores: what metrics.score_generated gives, as read from evaluation.json.
+      scores: what metrics.score_generated gives, as read from evaluation.json; also its "scores" in features of a
+        known network, and its "sweep" over ways of sampling.
+      training_scores: the names in `metrics` of scores that were taken in training.
       timing: name -> number, the unit at the end of the name: *_seconds or *_per_second.
       machine: name -> text: devices, versions.
       prediction, sampler, num_steps, guidance_scale: what the explanations speak of; guidance only if it is not 1.
-      samples, animation, denoising, noising: the grid, the GIF and the two strips, as files or in memory.
+      samples, animation, denoising, noising, sweep: the grid, the GIF, two strips and the sweep's chart, as files or in
+        memory.
     """
 
     title: str
@@ -49,6 +52,7 @@ class Report:
     parameter_overview: str = ""
     metrics: Sequence[Mapping[str, Any]] = ()
     scores: Mapping[str, Any] | None = None
+    training_scores: Sequence[str] = ()
     timing: Mapping[str, float] = dataclasses.field(default_factory=dict)
     machine: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prediction: str = "epsilon"
@@ -59,6 +63,7 @@ class Report:
     animation: Picture | None = None
     denoising: Picture | None = None
     noising: Picture | None = None
+    sweep: Picture | None = None
 
 
 def write_report(path: str | os.PathLike[str], report: Report) -> None:
@@ -68,7 +73,7 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
         "noise": ("From image to noise", _noising(report)),
         "training": ("Training", _training(report)),
         "sampling": ("From noise to image", _sampling(report)),
-        "scores": ("Scores", _scores(report.scores)),
+        "scores": ("Scores", _scores(report)),
         "time": ("Time and machine", _time(report)),
         "settings": ("Settings", _settings(report)),
         "repeat": ("Run it again", f"<pre><code>{html.escape(report.command)}</code></pre>"),
@@ -130,6 +135,9 @@ def _training(report: Report) -> str:
         lines = {label: (steps, curves.smoothed(values, reach)) for label, (steps, values) in lines.items()}
         chart = curves.line_chart(lines, title="Training loss by noise level")
         charts.append(page.figure(chart, "The same loss, split by how much noise the images had."))
+    for name in report.training_scores:
+        chart = curves.line_chart({name: curves.series(report.metrics, name)}, title=_title(name), y_label=_title(name))
+        charts.append(page.figure(chart, f"{_title(name)} of images drawn while training, always from the same noise."))
     return explanations.training(report.prediction) + f'<div class="charts">{"".join(charts)}</div>'
 
 
@@ -168,7 +176,8 @@ def _distances(scores: Mapping[str, Any]) -> list[str]:
     return [key.removesuffix("_ratio") for key in scores if key.endswith("_ratio")]
 
 
-def _scores(scores: Mapping[str, Any] | None) -> str:
+def _scores(report: Report) -> str:
+    scores = report.scores
     if not scores:
         return ""
     parts = [explanations.frechet()]
@@ -194,9 +203,37 @@ def _scores(scores: Mapping[str, Any] | None) -> str:
         parts.append(each if len(by_class) <= 20 else page.details(f"All {len(by_class)} classes", each))
     if "bits_per_dimension" in scores:
         parts.append(_likelihood(scores["bits_per_dimension"]))
-    rows = [(_title(key), _text(value)) for key, value in _flat(scores.get("protocol", {}))]
-    protocol = page.table(rows, caption="What these numbers depend on; compare only numbers of equal protocols.")
-    return "".join(parts) + page.details("Protocol", protocol, is_open=len(rows) <= 30)
+    parts.append(_protocol(scores.get("protocol", {})))
+    if "scores" in scores:
+        parts.append(_published(scores["scores"]))
+    if "sweep" in scores:
+        parts.append(_sweep(scores["sweep"], report.sweep))
+    return "".join(parts)
+
+
+def _protocol(protocol: Mapping[str, Any]) -> str:
+    rows = [(_title(key), _text(value)) for key, value in _flat(protocol)]
+    table = page.table(rows, caption="What these numbers depend on; compare only numbers of equal protocols.")
+    return page.details("Protocol", table, is_open=len(rows) <= 30)
+
+
+def _published(scores: Mapping[str, Any]) -> str:
+    """Scores in the features of a known network, which other projects may have too."""
+    rows = [(_title(key), _text(value)) for key, value in scores.items() if key != "protocol"]
+    name = html.escape(scores["protocol"]["extractor"])
+    return f"<h3>In the features of {name}</h3>{page.table(rows)}{_protocol(scores['protocol'])}"
+
+
+def _sweep(sweep: Mapping[str, Any], picture: Picture | None) -> str:
+    """The ways of sampling that were compared."""
+    results = sweep["results"]
+    names = [name for name in results[0] if any(entry[name] is not None for entry in results)]
+    rows = [[_text(entry[name]) for name in names] for entry in results]
+    parts = ["<h3>Ways of sampling</h3>"]
+    if picture is not None:
+        caption = f"{_title(sweep['score'])} of the same images, drawn in different ways."
+        parts.append(page.picture_figure(picture, "A score against network evaluations", caption, wide=True))
+    return "".join(parts) + page.table(rows, [_title(name) for name in names]) + _protocol(sweep["protocol"])
 
 
 def _likelihood(bits: Mapping[str, Any]) -> str:

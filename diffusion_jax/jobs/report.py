@@ -11,11 +11,14 @@ from typing import Any
 import flax
 import jax
 import optax
+from ml_collections import ConfigDict
 
 import diffusion_jax
 from diffusion_jax.config import ConfigError
 from diffusion_jax.figures import report as page
+from diffusion_jax.jobs import sweep_scores
 from diffusion_jax.jobs.session import Session
+from diffusion_jax.metrics import measure
 from diffusion_jax.training.logging import count_parameters
 
 
@@ -51,6 +54,7 @@ def report(session: Session) -> None:
         parameter_overview=_text(workdir / "parameters.txt"),
         metrics=rows,
         scores=scores,
+        training_scores=_training_scores(config, workdir),
         timing={
             "compile_training_seconds": timing.get("compile_seconds", 0.0),
             "training_seconds": timing.get("train_seconds", 0.0),
@@ -77,8 +81,15 @@ def report(session: Session) -> None:
         animation=workdir / "sampling.gif",
         denoising=workdir / "denoising.png",
         noising=workdir / "forward_noising.png",
+        sweep=workdir / sweep_scores.PICTURE if "sweep" in scores else None,
     )
     page.write_report(workdir / "report.html", content)
+
+
+def _training_scores(config: ConfigDict, workdir: Path) -> list[str]:
+    """The names in metrics.jsonl of the scores that were taken in training, one a metric."""
+    protocol = _read(workdir / "scoring.json")
+    return [measure.Names(protocol["extractor"]).main(name) for name in config.evaluation.metrics] if protocol else []
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -234,3 +234,24 @@ def test_bits_per_dimension_are_told_with_their_estimate(tmp_path):
     write_report(tmp_path / "report.html", Report("t", "s", "c", scores={"bits_per_dimension": bits, "protocol": {}}))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "3.142 ± 0.02 bits" in page and "64 images; bound &lt;b&gt;" in page
+
+
+def test_scores_taken_in_training_become_charts(tmp_path, report):
+    rows = [*report.metrics, {"step": 30, "loss": 0.1, "fd": 7.5}, {"step": 40, "loss": 0.1, "fd": 5.5}]
+    _, page = written(tmp_path, dataclasses.replace(report, metrics=rows, training_scores=("fd",)))
+    assert len(page.all("svg")) == len(written(tmp_path, report)[1].all("svg")) + 1
+    assert "Fd of images drawn while training" in page.text
+
+
+def test_scores_of_known_networks_and_sweeps_stand_with_their_protocols(tmp_path, report):
+    published = {"kid": 0.125, "interval_95": [1.0, 2.0], "protocol": {"extractor": "net<b>", "covariance": "N - 1"}}
+    results = [{"sampler": "ddim", "num_steps": steps, "guidance_scale": None, "fd": 100 / steps} for steps in (10, 20)]
+    sweep = {"score": "fd", "results": results, "protocol": {"scored_images": 512}}
+    scores = dict(report.scores) | {"scores": published, "sweep": sweep}
+    text, page = written(tmp_path, dataclasses.replace(report, scores=scores, sweep=Image.new("RGB", (30, 20))))
+    assert (
+        "net&lt;b&gt;" in text and "Kid 0.125" in page.text and "1, 2" in page.text and "Covariance N - 1" in page.text
+    )
+    assert "Sampler Num steps Fd ddim 10 10 ddim 20 5" in page.text  # no column for what no way has
+    assert "Scored images 512" in page.text
+    assert len(page.all("img")) == len(written(tmp_path, report)[1].all("img")) + 1
