@@ -82,6 +82,7 @@ def test_an_image_at_strength_zero_is_the_image(pipe, image):
     np.testing.assert_allclose(pipe("cat", image=image, strength=0.0, **STEPS)[0], image, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_strength_is_how_far_the_image_moves(pipe, image):
     away = [np.abs(pipe("cat", image=image, strength=s, key=jax.random.key(1), num_steps=8)[0] - image).mean()
             for s in (0.25, 0.75)]  # fmt: skip
@@ -166,6 +167,7 @@ def test_offloaded_text_encoders_give_the_same(pipe, drawn):
     np.testing.assert_allclose(apart(PROMPTS, ["blue", ""], key=jax.random.key(3), **STEPS), drawn, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_inversion_is_undone_by_sampling(image):
     """With more steps the way back meets the image; the network's answer hardly depends on x here."""
     pipe = tiny.pipeline()
