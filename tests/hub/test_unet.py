@@ -189,7 +189,9 @@ def test_layouts_refuse_what_they_cannot_express(tmp_path):
         hub.save(heads, _shapes(heads), tmp_path)
     with pytest.raises(hub.CheckpointError, match="norm_eps=1e-06: guided-diffusion's UNetModel has 1e-05"):
         hub.save(heads, _shapes(heads), tmp_path, format="guided-diffusion")
-    with pytest.raises(hub.CheckpointError, match="'keras': UNet can be saved as 'diffusers' or 'guided-diffusion' or 'ddpm'"):
+    with pytest.raises(
+        hub.CheckpointError, match="'keras': UNet can be saved as 'diffusers' or 'guided-diffusion' or 'ddpm'"
+    ):
         hub.save(heads, _shapes(heads), tmp_path, format="keras")
 
 
