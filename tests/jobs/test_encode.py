@@ -59,7 +59,7 @@ def test_what_is_decoded_is_what_the_autoencoder_decodes(encoded):
     space = LatentSpace((0.1,) * 4, (2.0,) * 4, 0.5)
     latents = jax.random.normal(jax.random.key(0), (8, 4, 4, 4))
     image = model.apply({"params": params}, latents, method="decode")
-    folders.assert_close(decode(model, params, space, space.from_latents(latents)), np.clip(image, -1, 1), 1e-4)
+    folders.assert_close(decode(model, params, space.from_latents(latents), space), np.clip(image, -1, 1), 1e-4)
 
 
 def test_the_command_writes_both_splits_and_what_they_are(vae, tmp_path, monkeypatch):
