@@ -227,14 +227,20 @@ def guide_config(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     told = schema.default()
     with told.unlocked(), told.ignore_type():
         told.update(saved)
-    same = ("method.prediction", "data.image_size", "data.channels", *(f"process.{key}" for key in config.process))
+    same = ["method.prediction", "data.image_size", "data.channels", *(f"process.{key}" for key in config.process)]
+    same += [f"latents.{key}" for key in ("mean", "std", "final_std")]
     for field in same:
-        here, there = schema.get(config, field), schema.get(told, field)
+        here, there = (_as_json(schema.get(each, field)) for each in (config, told))
         if here != there:
             raise ValueError(
                 f"guide {config.sampling.guide!r} was trained with {field} {there!r}, but here it is {here!r}"
             )
     return told
+
+
+def _as_json(value: Any) -> Any:
+    """Tuples as they come back from config.json."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def optimization(config: config_dict.ConfigDict) -> tuple[optax.GradientTransformation, optimizer.Schedule, ema.Decay]:
