@@ -12,7 +12,7 @@ from diffusion_jax.data import ArraySource, load_arrays, load_source
         ("imagefolder", {}, "did you mean 'image_folder'"),
         ("tdfs:cifar10", {}, "did you mean 'tfds:cifar10'"),
         ("tfds", {}, "did you mean 'tfds:<dataset name>'"),
-        ("lsun", {}, r"unknown data source 'lsun' \(sources: digits, image_folder, latents, tfds:<dataset name>\)"),
+        ("lsun", {}, r"unknown data source 'lsun' \(sources: digits, image_folder, latents, haar_digits, tfds:<"),
         ("image_folder", {}, "needs path"),
         ("digits", {"path": "x"}, "path='x' is for the sources 'image_folder' and 'latents' only"),
         ("digits", {"data_dir": "x"}, "data_dir='x' is for the sources 'tfds:...' only"),
