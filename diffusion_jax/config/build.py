@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from flax import linen as nn
 from ml_collections import config_dict
 
 from diffusion_jax import data, hub
-from diffusion_jax.config import options, schema
+from diffusion_jax.config import options, saved, schema
 from diffusion_jax.config.check import ConfigError
 from diffusion_jax.data.sources import Split, haar_digits
 from diffusion_jax.diffusion import samplers
@@ -219,28 +218,19 @@ def guidance(config: config_dict.ConfigDict, num_classes: int | None) -> Guidanc
 
 def guide_config(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     """The config of the run that guides. Raises ValueError where its network cannot."""
-    path = Path(config.sampling.guide).expanduser() / "config.json"
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"guide {config.sampling.guide!r} is no work directory of a run: {path}: {error}") from error
-    told = schema.default()
-    with told.unlocked(), told.ignore_type():
-        told.update(saved)
+        told = saved.read(Path(config.sampling.guide).expanduser())
+    except ConfigError as error:
+        raise ValueError(f"guide {config.sampling.guide!r} is no work directory of a run: {error}") from error
     same = ["method.prediction", "data.image_size", "data.channels", *(f"process.{key}" for key in config.process)]
     same += [f"latents.{key}" for key in ("mean", "std", "final_std")]
     for field in same:
-        here, there = (_as_json(schema.get(each, field)) for each in (config, told))
+        here, there = (saved.with_tuples(schema.get(each, field)) for each in (config, told))
         if here != there:
             raise ValueError(
                 f"guide {config.sampling.guide!r} was trained with {field} {there!r}, but here it is {here!r}"
             )
     return told
-
-
-def _as_json(value: Any) -> Any:
-    """Tuples as they come back from config.json."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def optimization(config: config_dict.ConfigDict) -> tuple[optax.GradientTransformation, optimizer.Schedule, ema.Decay]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from flax import linen as nn
 
 from diffusion_jax import config
+from diffusion_jax.config import saved
 from diffusion_jax.jobs.session import Session
 
 
@@ -20,22 +20,8 @@ def open_run(workdir: Path) -> tuple[nn.Module, Any]:
     Raises:
       ValueError: in one line: config.json cannot be read, or there is no checkpoint, or the data is not there.
     """
-    path = workdir / "config.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise config.ConfigError(f"{path}: cannot be read ({error})") from None
-    settings = config.default()
-    with settings.unlocked(), settings.ignore_type():
-        settings.update(_tuples(content))
-        settings.mesh = config.default().mesh
+    settings = saved.read(workdir)
+    settings.mesh = config.default().mesh
     session = Session(settings, workdir)
     _, params = session.parameters
     return session.method.network, params
-
-
-def _tuples(value: Any) -> Any:
-    """JSON has lists where a config has tuples."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

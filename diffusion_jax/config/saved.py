@@ -1,0 +1,32 @@
+"""The config that a run left in its work directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import config_dict
+
+from diffusion_jax.config import schema
+from diffusion_jax.config.check import ConfigError
+
+
+def read(workdir: Path) -> config_dict.ConfigDict:
+    """The config of the run; fields that are newer than it have their defaults. Raises ConfigError, in one line."""
+    path = workdir / "config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    config = schema.default()
+    with config.unlocked(), config.ignore_type():
+        config.update(with_tuples(content))
+    return config
+
+
+def with_tuples(value: Any) -> Any:
+    """JSON has lists where a config has tuples."""
+    if isinstance(value, dict):
+        return {key: with_tuples(item) for key, item in value.items()}
+    return tuple(with_tuples(item) for item in value) if isinstance(value, list) else value
