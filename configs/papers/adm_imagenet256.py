@@ -10,8 +10,8 @@ Sampler:    ancestral, learned variance, estimates of x_0 clipped, 250 steps at 
 Protocol:   50,000 images, truncated to 8 bits, against the released statistics of the training images
 Cost:       507 M images, 3.4e21 FLOP: about 6,300 hours at 150 TFLOP/s; 916 V100-days in the paper
 
-Differs from the paper: CLASSIFIER Otherwise as
-adm_imagenet64.py does.
+Differs from the paper: samples are drawn without the classifier, which is another network trained on noisy images
+(`diffusion_jax.diffusion.guidance.classifier` takes any). Otherwise as adm_imagenet64.py does.
 """
 
 from configs.papers import adm_imagenet64

@@ -49,7 +49,7 @@ def get_config():
     config.training.sanitize_gradients = True
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.warmup_steps = 10_000_000 // 512
+    config.optimizer.warmup_images = 10_000_000
     config.optimizer.clip_norm = None
     # The released code sums the loss over the pixels, here it is their mean: with Adam that is a matter of eps alone.
     config.optimizer.eps = 1e-8 / (32 * 32 * 3)

@@ -30,7 +30,6 @@ def get_config():
     config.training.batch_size = 256
     config.training.num_steps = 200_000_000 // 256
     config.optimizer.learning_rate = 2e-4
-    config.optimizer.warmup_steps = 10_000_000 // 256
     config.optimizer.eps = 1e-8 / (64 * 64 * 3)
     config.sampling.num_steps = 40
     return config

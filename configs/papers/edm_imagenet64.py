@@ -48,7 +48,7 @@ def get_config():
     config.training.sanitize_gradients = True
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 1e-4
-    config.optimizer.warmup_steps = 10_000_000 // 4096
+    config.optimizer.warmup_images = 10_000_000
     config.optimizer.clip_norm = None
     # The released code sums the loss over the pixels and multiplies it by 100, here it is their mean: with Adam that is
     # a matter of eps alone.

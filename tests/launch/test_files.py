@@ -46,13 +46,15 @@ def machine(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("code", "restarts", "requeued"), [(75, "3", True), (75, "100", False), (0, "0", False), (143, "0", False)]
+    ("code", "restarts", "requeued"),
+    [(75, "3", True), (75, "100", False), (137, "0", True), (0, "0", False), (2, "0", False), (143, "0", False)],
 )
 def test_slurm_requeues_a_run_that_asks_for_it(machine, code, restarts, requeued):
     result = machine.launch("slurm.sbatch", "--config", "a b.py", CODE=str(code), SLURM_RESTART_COUNT=restarts)
     assert result[0] == code
     srun = (machine.clone / "srun").read_text()
-    assert srun == "--kill-on-bad-exit=1|./launch/local.sh|--config|a b.py|--coordinator|auto|"
+    # Ended by SLURM, a process would stand for all with 137, which hides that the others have saved (75) or erred (2).
+    assert srun == "--kill-on-bad-exit=0|--wait=0|./launch/local.sh|--config|a b.py|--coordinator|auto|"
     assert (machine.clone / "installed").exists()
     assert (machine.clone / "scontrol").exists() == requeued
     if requeued:
