@@ -37,8 +37,8 @@ class AutoencoderKL(nn.Module):
     - tile_size: images with a side larger than so many pixels go through in tiles that overlap by a quarter
       (:mod:`diffusion_jax.models.tiling`); None takes every image whole.
     - slicing: images of a batch go through one after the other.
-    - remat: recompute residual blocks in the backward pass; dtype: of the computation. Parameters, normalisation
-      statistics, softmax and output are float32.
+    - remat: what the backward pass keeps of residual blocks, see :mod:`diffusion_jax.models.remat`; dtype: of the
+      computation. Parameters, normalisation statistics, softmax and output are float32.
     """
 
     out_channels: int = 3
@@ -55,7 +55,7 @@ class AutoencoderKL(nn.Module):
     force_upcast: bool = True
     tile_size: int | None = None
     slicing: bool = False
-    remat: bool = False
+    remat: str = "none"
     dtype: DTypeLike = "float32"
 
     def setup(self) -> None:

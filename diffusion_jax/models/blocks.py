@@ -22,6 +22,7 @@ from diffusion_jax.models.layers import (
     average_pool,
     upsample_nearest,
 )
+from diffusion_jax.models.remat import rematerialized
 from diffusion_jax.models.transformer import SpatialTransformer, TransformerOptions
 
 
@@ -39,7 +40,7 @@ class BlockOptions:
     dropout: float
     initialization: Initialization
     dtype: DTypeLike
-    remat: bool = False
+    remat: str = "none"
 
     def norm(self, name: str) -> GroupNorm:
         return GroupNorm(self.norm_groups, self.norm_eps, self.dtype, name=name)
@@ -51,7 +52,7 @@ class BlockOptions:
         return Dense(features, self.initialization, last, self.dtype, name=name)
 
     def resnet(self, features: int, name: str, resample: Literal["up", "down"] | None = None) -> nn.Module:
-        block = nn.remat(ResnetBlock, static_argnums=(3,)) if self.remat else ResnetBlock
+        block = rematerialized(ResnetBlock, self.remat, (3,))
         return block(features, self, resample, name=name)
 
 

@@ -42,8 +42,8 @@ class ConditionalTrunk(nn.Module):
       :class:`diffusion_jax.models.blocks.Downsample`.
     - sample_size: of the latents in training; upcast_attention: that training ran its attention in float32. Neither
       changes the network.
-    - dropout: when training. remat: recompute residual and transformer blocks in the backward pass instead of keeping
-      what is inside them.
+    - dropout: when training. remat: what the backward pass keeps of residual and transformer blocks, see
+      :mod:`diffusion_jax.models.remat`.
     - dtype: of the computation. Normalisation statistics, softmax and output are at least float32.
     """
 
@@ -63,7 +63,7 @@ class ConditionalTrunk(nn.Module):
     sample_size: int | None = 64
     upcast_attention: bool = False
     dropout: float = 0.0
-    remat: bool = False
+    remat: str = "none"
     dtype: DTypeLike = "float32"
 
     def embed(

@@ -24,6 +24,7 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.models import checks
 from diffusion_jax.models.layers import Dense, Dropout, Initializer, attention, matmul, timestep_embedding
+from diffusion_jax.models.remat import check_remat, rematerialized
 
 FREQUENCIES = 256  # of the time embedding, sines and cosines
 
@@ -66,7 +67,7 @@ class DiT(nn.Module):
     - freq_shift: see :func:`diffusion_jax.models.layers.timestep_embedding`; 0 in the paper, 1 in diffusers.
     - mlp_norm_eps: of the normalisation before the second half of a block; the others have 1e-6.
     - dropout: behind the attention and inside the MLP, when training.
-    - remat: recompute blocks in the backward pass instead of keeping what is inside them.
+    - remat: what the backward pass keeps of blocks, see :mod:`diffusion_jax.models.remat`.
     - dtype: of the computation. Parameters, normalisation statistics, softmax and output are float32.
     """
 
@@ -82,7 +83,7 @@ class DiT(nn.Module):
     freq_shift: float = 0.0
     mlp_norm_eps: float = 1e-6
     dropout: float = 0.0
-    remat: bool = False
+    remat: str = "none"
     dtype: DTypeLike = "float32"
 
     @nn.compact
@@ -119,7 +120,7 @@ class DiT(nn.Module):
         shared = self.shared_conditioning
         names = ["conditioning"] if shared else [f"conditioning_{i}" for i in range(self.depth)]
         conditions = [Conditioning(self.width, options, name=name)(time, class_labels) for name in names]
-        block = nn.remat(DiTBlock, static_argnums=(3,)) if self.remat else DiTBlock
+        block = rematerialized(DiTBlock, self.remat, (3,))
         for i in range(self.depth):
             h = block(options, name=f"blocks_{i}")(h, conditions[0 if shared else i], train)
 
@@ -141,6 +142,7 @@ class DiT(nn.Module):
         checks.check_image(image_size, channels)
         checks.check_dropout(self.dropout)
         checks.check_dtype(self.dtype)
+        check_remat(self.remat)
         for field, size in (("image_size", image_size), ("model image_size", self.image_size or self.patch_size)):
             if size % self.patch_size:
                 raise ValueError(f"{field}={size}: it must be a multiple of patch_size={self.patch_size}")

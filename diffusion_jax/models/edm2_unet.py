@@ -30,6 +30,7 @@ from diffusion_jax.models.magnitude_preserving import (
     mp_sum,
     normalize,
 )
+from diffusion_jax.models.remat import check_remat, rematerialized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,7 @@ class EDM2UNet(nn.Module):
     - resample_filter: an even number of taps.
     - uncertainty_channels: width of the estimate of log variance, see :meth:`log_variance`.
     - dropout: inside residual blocks, when training.
+    - remat: what the backward pass keeps of blocks, see :mod:`diffusion_jax.models.remat`.
     - dtype: of the computation. Parameters, norms of weights, softmax and output are float32.
     """
 
@@ -84,6 +86,7 @@ class EDM2UNet(nn.Module):
     resample_filter: tuple[float, ...] = (1, 1)
     uncertainty_channels: int = 128
     dropout: float = 0.0
+    remat: str = "none"
     dtype: DTypeLike = "float32"
 
     def setup(self) -> None:
@@ -126,6 +129,7 @@ class EDM2UNet(nn.Module):
             embedding = mp_sum(embedding, label, self.label_balance)
         embedding = mp_silu(embedding)
 
+        make = rematerialized(EDM2Block, self.remat, (3,))
         # a channel of ones stands in for biases
         h = jnp.concatenate([sample, jnp.ones_like(sample[..., :1])], axis=-1)
         h = MPConv(widths[0], dtype, name="encoder_0_conv")(h)
@@ -133,25 +137,25 @@ class EDM2UNet(nn.Module):
         for level, features in enumerate(widths):
             name = f"encoder_{level}_"
             if level:
-                block = EDM2Block(h.shape[-1], "encoder", options, "down", name=name + "down")
+                block = make(h.shape[-1], "encoder", options, "down", name=name + "down")
                 h = block(h, embedding, train)
                 skips.append(h)
             for i in range(self.num_res_blocks):
-                block = EDM2Block(features, "encoder", options, attention=attention[level], name=f"{name}block{i}")
+                block = make(features, "encoder", options, attention=attention[level], name=f"{name}block{i}")
                 h = block(h, embedding, train)
                 skips.append(h)
 
         for level in reversed(range(len(widths))):
             name = f"decoder_{level}_"
             if level == len(widths) - 1:
-                block = EDM2Block(h.shape[-1], "decoder", options, attention=True, name=name + "in0")
+                block = make(h.shape[-1], "decoder", options, attention=True, name=name + "in0")
                 h = block(h, embedding, train)
-                h = EDM2Block(h.shape[-1], "decoder", options, name=name + "in1")(h, embedding, train)
+                h = make(h.shape[-1], "decoder", options, name=name + "in1")(h, embedding, train)
             else:
-                h = EDM2Block(h.shape[-1], "decoder", options, "up", name=name + "up")(h, embedding, train)
+                h = make(h.shape[-1], "decoder", options, "up", name=name + "up")(h, embedding, train)
             for i in range(self.num_res_blocks + 1):
                 h = mp_concatenate(h, skips.pop(), self.concat_balance)
-                block = EDM2Block(widths[level], "decoder", options, attention=attention[level], name=f"{name}block{i}")
+                block = make(widths[level], "decoder", options, attention=attention[level], name=f"{name}block{i}")
                 h = block(h, embedding, train)
         gain = self.param("out_gain", nn.initializers.zeros, (), jnp.float32)
         h = MPConv(self.out_channels, dtype, name="out_conv")(h, gain)
@@ -180,6 +184,7 @@ class EDM2UNet(nn.Module):
         checks.check_image(image_size, channels)
         checks.check_dropout(self.dropout)
         checks.check_dtype(self.dtype)
+        check_remat(self.remat)
         checks.check_resample_filter(self.resample_filter)
         for field in ("label_balance", "concat_balance", "residual_balance", "attention_balance"):
             if not 0 <= getattr(self, field) <= 1:

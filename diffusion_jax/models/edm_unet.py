@@ -28,6 +28,7 @@ from jax.typing import DTypeLike
 from diffusion_jax.models import checks
 from diffusion_jax.models.edm_blocks import FAMILIES, EDMBlock, EDMOptions, downsample, norm_groups
 from diffusion_jax.models.layers import Conv, timestep_embedding
+from diffusion_jax.models.remat import check_remat, rematerialized
 
 EMBEDDINGS = ("positional", "fourier")
 ENCODERS = ("standard", "skip", "residual")
@@ -54,6 +55,7 @@ class EDMUNet(nn.Module):
     - decoder: "skip" sums an image predicted at every level.
     - resample_filter: an even number of taps.
     - dropout: inside residual blocks, when training.
+    - remat: what the backward pass keeps of blocks, see :mod:`diffusion_jax.models.remat`.
     - dtype: of the computation. Parameters, normalisation statistics, softmax and output are float32.
     """
 
@@ -72,6 +74,7 @@ class EDMUNet(nn.Module):
     decoder: str = "standard"
     resample_filter: tuple[float, ...] = (1, 1)
     dropout: float = 0.13
+    remat: str = "none"
     dtype: DTypeLike = "float32"
 
     @nn.compact
@@ -156,14 +159,14 @@ class EDMUNet(nn.Module):
         train: bool,
     ) -> tuple[jax.Array, list[jax.Array]]:
         """The way down: features of the lowest level, and all that the way up will take, in order."""
-        widths = self.level_channels()
+        widths, make = self.level_channels(), rematerialized(EDMBlock, self.remat, (3,))
         first = self.channels if self.family == "song" else widths[0]
         h = options.conv(first, "encoder_0_conv")(sample)
         skips, side = [h], sample.astype(options.dtype)
         for level, width in enumerate(widths):
             name = f"encoder_{level}_"
             if level:
-                h = EDMBlock(h.shape[-1], options, "down", name=name + "down")(h, embedding, train)
+                h = make(h.shape[-1], options, "down", name=name + "down")(h, embedding, train)
                 if self.encoder == "skip":
                     side = options.resample(side, "down")
                     h = h + options.conv(h.shape[-1], name + "aux_skip", kernel_size=1)(side)
@@ -172,7 +175,7 @@ class EDMUNet(nn.Module):
                     h = side = (h + side) * math.sqrt(0.5)
                 skips.append(h)
             for i in range(self.num_res_blocks):
-                block = EDMBlock(width, options, attention=attention[level], name=f"{name}block{i}")
+                block = make(width, options, attention=attention[level], name=f"{name}block{i}")
                 h = block(h, embedding, train)
                 skips.append(h)
         return h, skips
@@ -187,19 +190,19 @@ class EDMUNet(nn.Module):
         train: bool,
     ) -> jax.Array:
         """The way up, to the prediction."""
-        widths = self.level_channels()
+        widths, make = self.level_channels(), rematerialized(EDMBlock, self.remat, (3,))
         last, image = len(widths) - 1, None
         for level in reversed(range(len(widths))):
             name = f"decoder_{level}_"
             if level == last:
-                h = EDMBlock(h.shape[-1], options, attention=True, name=name + "in0")(h, embedding, train)
-                h = EDMBlock(h.shape[-1], options, name=name + "in1")(h, embedding, train)
+                h = make(h.shape[-1], options, attention=True, name=name + "in0")(h, embedding, train)
+                h = make(h.shape[-1], options, name=name + "in1")(h, embedding, train)
             else:
-                h = EDMBlock(h.shape[-1], options, "up", name=name + "up")(h, embedding, train)
+                h = make(h.shape[-1], options, "up", name=name + "up")(h, embedding, train)
             for i in range(self.num_res_blocks + 1):
                 attend = attention[level] and (options.family.attend_every_block or i == self.num_res_blocks)
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                block = EDMBlock(widths[level], options, attention=attend, name=f"{name}block{i}")
+                block = make(widths[level], options, attention=attend, name=f"{name}block{i}")
                 h = block(h, embedding, train)
             if self.decoder == "skip" or level == 0:
                 out = nn.silu(options.norm(h.shape[-1], name + "aux_norm")(h))
@@ -243,6 +246,7 @@ class EDMUNet(nn.Module):
         checks.check_choice("decoder", self.decoder, DECODERS)
         checks.check_dropout(self.dropout)
         checks.check_dtype(self.dtype)
+        check_remat(self.remat)
         if self.augment_dim < 0:
             raise ValueError(f"augment_dim={self.augment_dim}: it must be 0 (none) or more")
         checks.check_resample_filter(self.resample_filter)

@@ -19,6 +19,7 @@ from diffusion_jax.models.joint_blocks import (
     Rotation,
     TimeTextEmbedding,
 )
+from diffusion_jax.models.remat import rematerialized
 
 THETA = 10_000.0  # of the rotary positions
 
@@ -28,8 +29,9 @@ class FluxTransformer(nn.Module):
 
     Fields; the defaults are Flux schnell's: out_channels, of each token; depth and single_depth, blocks of two
     streams and of one; num_heads, head_width; rotary_widths, channels of a head that turn with each of a token's three
-    positions; guidance, whether the network is told the guidance scale (dev); remat, recompute blocks in the backward
-    pass; dtype of the computation (normalisation statistics, softmax and output are at least float32).
+    positions; guidance, whether the network is told the guidance scale (dev); remat, what the backward pass keeps of
+    blocks (:mod:`diffusion_jax.models.remat`); dtype of the computation (normalisation statistics, softmax and output
+    are at least float32).
     """
 
     out_channels: int = 64
@@ -39,7 +41,7 @@ class FluxTransformer(nn.Module):
     head_width: int = 128
     rotary_widths: tuple[int, ...] = (16, 56, 56)
     guidance: bool = False
-    remat: bool = False
+    remat: str = "none"
     dtype: DTypeLike = "float32"
 
     @nn.compact
@@ -75,8 +77,8 @@ class FluxTransformer(nn.Module):
         context = o.dense(o.width, "context_embedder")(encoder_hidden_states)
         rotation = rotary_angles(jnp.concatenate([jnp.asarray(img_ids), jnp.asarray(txt_ids)]), self.rotary_widths)
 
-        block = nn.remat(JointBlock) if self.remat else JointBlock
-        single = nn.remat(SingleBlock) if self.remat else SingleBlock
+        block = rematerialized(JointBlock, self.remat)
+        single = rematerialized(SingleBlock, self.remat)
         for i in range(self.depth):
             h, context = block(o, name=f"transformer_blocks_{i}")(h, context, condition, rotation)
         h = jnp.concatenate([h, context], axis=1)

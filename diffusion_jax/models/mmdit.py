@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from diffusion_jax.models import checks
 from diffusion_jax.models.dit import PatchEmbedding, encode_places, position_embedding
 from diffusion_jax.models.joint_blocks import FinalNorm, JointBlock, JointOptions, TimeTextEmbedding
+from diffusion_jax.models.remat import rematerialized
 
 
 class MMDiT(nn.Module):
@@ -29,7 +30,7 @@ class MMDiT(nn.Module):
     - sample_size: side of the latents of its training; position_grid: side, in patches, of the table of positions,
       from whose middle those of a latent are cut.
     - stored_positions: the table is a parameter, for files whose table is not the one of the formula.
-    - remat: recompute blocks in the backward pass instead of keeping what is inside them.
+    - remat: what the backward pass keeps of blocks, see :mod:`diffusion_jax.models.remat`.
     - dtype: of the computation. Normalisation statistics, softmax and output are at least float32.
     """
 
@@ -43,7 +44,7 @@ class MMDiT(nn.Module):
     sample_size: int = 128
     position_grid: int = 192
     stored_positions: bool = False
-    remat: bool = False
+    remat: str = "none"
     dtype: DTypeLike = "float32"
 
     @nn.compact
@@ -75,7 +76,7 @@ class MMDiT(nn.Module):
         condition = TimeTextEmbedding(o, name="time_text_embed")(time, pooled_projections)
         context = o.dense(o.width, "context_embedder")(encoder_hidden_states)
 
-        block = nn.remat(JointBlock) if self.remat else JointBlock
+        block = rematerialized(JointBlock, self.remat)
         for i in range(self.depth):
             dual, last = i in self.dual_attention, i == self.depth - 1
             h, context = block(o, dual, last, name=f"transformer_blocks_{i}")(h, context, condition)

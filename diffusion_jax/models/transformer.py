@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.models.attention import attention_map, dot_product_attention
 from diffusion_jax.models.layers import Conv, Dense, Dropout, GroupNorm, Initialization
+from diffusion_jax.models.remat import rematerialized
 
 ATTENTION_MAPS = "attention"  # collection of the cross-attention maps
 
@@ -29,7 +30,7 @@ class TransformerOptions:
       norm_groups: of the normalisation before the blocks; its epsilon is 1e-6.
       dropout: behind the attentions and inside the MLP, when training.
       initialization: see :mod:`diffusion_jax.models.layers`.
-      remat: recompute each block in the backward pass instead of keeping what is inside it.
+      remat: what the backward pass keeps of each block, see :mod:`diffusion_jax.models.remat`.
       dtype: of the computation.
     """
 
@@ -39,7 +40,7 @@ class TransformerOptions:
     norm_groups: int
     dropout: float
     initialization: Initialization
-    remat: bool
+    remat: str
     dtype: DTypeLike
 
     def dense(self, features: int, name: str, *, use_bias: bool = True, last: bool = False) -> Dense:
@@ -66,7 +67,7 @@ class SpatialTransformer(nn.Module):
 
         h = GroupNorm(o.norm_groups, 1e-6, o.dtype, name="norm")(x)
         h = project("proj_in")(h).reshape(x.shape[0], -1, channels)
-        block = nn.remat(TransformerBlock, static_argnums=(3,)) if o.remat else TransformerBlock
+        block = rematerialized(TransformerBlock, o.remat, (3,))
         for i in range(o.depth):
             h = block(o, name=f"transformer_blocks_{i}")(h, context, train)
         return x + project("proj_out", last=True)(h.reshape(x.shape))

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from diffusion_jax.models import checks
 from diffusion_jax.models.blocks import BlockOptions, DownBlock, MidBlock, UpBlock
 from diffusion_jax.models.layers import INITIALIZATIONS, Dense, Initialization, timestep_embedding
+from diffusion_jax.models.remat import check_remat
 
 RESAMPLES = ("conv", "resblock")
 
@@ -44,7 +45,7 @@ class UNet(nn.Module):
     - flip_sin_to_cos, freq_shift: see :func:`diffusion_jax.models.layers.timestep_embedding`; OpenAI: True, 0.
     - dropout: inside residual blocks, when training.
     - initialization: "ddpm" or "pytorch", see :mod:`diffusion_jax.models.layers`.
-    - remat: recompute residual blocks in the backward pass instead of keeping what is inside them.
+    - remat: what the backward pass keeps of residual blocks, see :mod:`diffusion_jax.models.remat`.
     - dtype: of the computation. Parameters, normalisation statistics, softmax and output are float32.
     """
 
@@ -69,7 +70,7 @@ class UNet(nn.Module):
     freq_shift: float = 1.0
     dropout: float = 0.1
     initialization: Initialization = "ddpm"
-    remat: bool = False
+    remat: str = "none"
     dtype: DTypeLike = "float32"
 
     @nn.compact
@@ -173,6 +174,7 @@ class UNet(nn.Module):
         if self.channels // 2 <= self.freq_shift:
             raise ValueError(f"channels={self.channels}: the time embedding needs at least 4")
         checks.check_dtype(self.dtype)
+        check_remat(self.remat)
         checks.check_levels(image_size, self.image_size, self.channel_mults, self.attention_resolutions)
         self._check_widths(self.image_size or image_size)
 
