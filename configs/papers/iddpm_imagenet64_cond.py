@@ -9,9 +9,10 @@ Sampler:    ancestral, learned variance, estimates of x_0 clipped, 250 steps at 
 Protocol:   50,000 images, truncated to 8 bits, against the training images
 Cost:       512 M images, 2.7e20 FLOP: about 507 hours at 150 TFLOP/s
 
-Differs from the paper: the bound enters the loss with the weight 4 (the chain's length / 1000) of the other networks,
-where the released command has 1 (`rescale_learned_sigmas` off). Photographs are resized with Lanczos' filter instead of
-halving boxes and a bicubic one.
+The bound enters the loss with the weight 1 instead of 4, the chain's length / 1000, and the network is told the timestep
+0 .. 3999 itself, as in the released command (`rescale_learned_sigmas` and `rescale_timesteps` off).
+
+Differs from the paper: photographs are resized with Lanczos' filter instead of halving boxes and a bicubic one.
 """
 
 from configs.papers import iddpm_imagenet64
@@ -22,6 +23,7 @@ def get_config():
     config.name = "iddpm_imagenet64_cond"
     config.data.name = "tfds:imagenet2012"
     config.model.channels = 192
+    config.method.bound = "hybrid_unscaled"
     config.method.class_conditional = True
     config.method.label_dropout = 0.0
     config.optimizer.learning_rate = 3e-4

@@ -100,7 +100,7 @@ def sampler(config: config_dict.ConfigDict, chain: Process) -> samplers.Sampler 
         if table.learned_variance and config.method.bound == "none":
             raise ConfigError(
                 "config.sampling.variance is 'learned_range', but config.method.bound is 'none': the network learns a "
-                "variance with bound 'hybrid' or 'vlb'"
+                "variance with bound 'hybrid', 'hybrid_unscaled' or 'vlb'"
             )
         return table
 

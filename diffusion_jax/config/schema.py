@@ -59,7 +59,7 @@ def default() -> config_dict.ConfigDict:
     config.method = config_dict.ConfigDict()
     config.method.name = "diffusion"  # or latent_diffusion, whose data are latents
     config.method.prediction = "epsilon"  # what the network's output means: epsilon, sample, v, ...
-    config.method.bound = "none"  # hybrid and vlb also learn the variance (improved DDPM)
+    config.method.bound = "none"  # hybrid, hybrid_unscaled and vlb also learn the variance (improved DDPM)
     config.method.class_conditional = False
     config.method.label_dropout = 0.1  # share of labels dropped in training, for classifier-free guidance
     config.method.coupling = "independent"  # of noise and images; optimal_transport matches them in each whole batch

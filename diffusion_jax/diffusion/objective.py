@@ -21,8 +21,9 @@ Network = Callable[[jax.Array, jax.Array], jax.Array]
 # How the variational bound of a network that also learns the variance enters the loss (Nichol and Dhariwal 2021).
 #   none    the network does not learn a variance
 #   hybrid  L_simple + T / 1000 L_vlb, which trains the variance alone (eq. 16; "RESCALED_MSE" in the released code)
+#   hybrid_unscaled  L_simple + L_vlb ("MSE", of the released class-conditional network; the same where T is 1000)
 #   vlb     T L_vlb, an estimate of the whole bound (eq. 4; "RESCALED_KL")
-BOUNDS = ("none", "hybrid", "vlb")
+BOUNDS = ("none", "hybrid", "hybrid_unscaled", "vlb")
 
 
 class Draws(NamedTuple):
@@ -141,7 +142,7 @@ class Objective:
         # The bound teaches the variance only: its gradient through the mean would undo L_simple's weighting.
         bound = self._bound(jax.lax.stop_gradient(mean_output), fraction, x0, x_t, t)
         simple = self._denoising_loss(mean_output, x0, x_t, noise, t, call)
-        return simple + bound * self._chain().num_timesteps / 1000
+        return simple + bound * (1 if self.bound == "hybrid_unscaled" else self._chain().num_timesteps / 1000)
 
     def _denoising_loss(
         self,

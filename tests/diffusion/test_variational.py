@@ -22,7 +22,12 @@ def network(x, t):
 @pytest.mark.parametrize("schedule", CHAINS)
 @pytest.mark.parametrize(
     ("form", "bound", "factor"),
-    [("RESCALED_MSE", "hybrid", 1.0), ("RESCALED_KL", "vlb", 1.0), ("KL", "vlb", 1 / 1000)],
+    [
+        ("RESCALED_MSE", "hybrid", 1.0),
+        ("MSE", "hybrid_unscaled", 1.0),
+        ("RESCALED_KL", "vlb", 1.0),
+        ("KL", "vlb", 1 / 1000),
+    ],
 )
 def test_losses_with_learned_variance_match_guided_diffusion(schedule, form, bound, factor):
     reference = golden.load("guided-diffusion")
@@ -31,6 +36,21 @@ def test_losses_with_learned_variance_match_guided_diffusion(schedule, form, bou
     )
     objective = Objective(CHAINS[schedule], "epsilon", simple(), bound)
     np.testing.assert_allclose(objective.at(network, x0, noise, t) * factor, loss, rtol=1e-4)
+
+
+def test_the_bound_weighs_more_in_longer_chains_unless_unscaled():
+    """L_hybrid's lambda is 0.001 with the bound of all T terms: T / 1000 of one term, which is 4 where T is 4000."""
+    chain = process.cosine(4000)
+    x0, noise = jax.random.normal(jax.random.key(0), (2, 3, 2, 2, 1)) / 3
+    t = jnp.array([5, 2000, 3990])
+
+    def loss(bound):
+        net = network if bound != "none" else lambda x, t: network(x, t)[..., :1]
+        return Objective(chain, "epsilon", simple(), bound).at(net, x0, noise, t)
+
+    simple_loss, one_term = loss("none"), loss("vlb") / 4000
+    np.testing.assert_allclose(loss("hybrid") - simple_loss, 4 * one_term, rtol=1e-3)
+    np.testing.assert_allclose(loss("hybrid_unscaled") - simple_loss, one_term, rtol=1e-3)
 
 
 def test_the_hybrid_bound_does_not_move_the_mean():
