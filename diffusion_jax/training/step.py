@@ -86,7 +86,9 @@ def make_train_step(
         )
         sums["grad_norm"] = (optax.tree.norm(grads), jnp.ones(()))
         updated = TrainState(state.step, params, opt_state, ema_params, profiles, method_state, state.bad_steps)
-        finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(sums["grad_norm"][0]) & all_finite(params)
+        # By their norm: a chain of a hundred logical ands would be compiled again into every kernel that waits for it.
+        norms = jnp.stack([sums["loss"][0], sums["grad_norm"][0], optax.tree.norm(params)])
+        finite = jnp.all(jnp.isfinite(norms))
         return guarded(state, updated, sums, finite, max_bad_steps)
 
     whole = sharding.replicated(mesh)
@@ -161,11 +163,6 @@ def make_gradients(
         return grads, sums, batch, metrics
 
     return gradients
-
-
-def all_finite(tree: Any) -> jax.Array:
-    """Whether there is no NaN and no infinity in any array, a bool scalar."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def guarded(
