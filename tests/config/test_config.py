@@ -61,6 +61,7 @@ def test_the_default_and_the_digits_config_are_accepted():
         ({"training__accumulation_steps": 3}, "config.training.batch_size is 128; it must be a multiple of 3"),
         ({"sampling__num_steps": 2000}, "config.sampling: num_steps is 2000; it can be 1 to 1000"),
         ({"sampling__spacing_rule": "leding"}, "config.sampling: spacing_rule is 'leding'; it can be leading"),
+        ({"sampling__name": "sde", "sampling__spacing_rule": None}, "config.sampling: the sde sampler needs a process"),
         ({"data__image_size": 9}, "config.data: image_size"),
         ({"data__name": "digit"}, "config.data: .*digits"),
         ({"model__width": 7}, "config.model: width=7"),

@@ -138,8 +138,9 @@ def test_every_registered_sampler_runs_on_its_defaults():
     """What a config can name must work with no further options, on a chain or else in continuous time."""
     start = jax.random.normal(jax.random.key(0), (2, 3))
     for name, constructor in samplers.SAMPLERS.items():
-        chain = process.RectifiedFlow() if name == "adaptive" else process.linear(100)
-        sampler = constructor(chain, "v" if name != "adaptive" else "velocity", num_steps=6)
+        continuous = name in ("adaptive", "sde")
+        chain = process.RectifiedFlow() if continuous else process.linear(100)
+        sampler = constructor(chain, "velocity" if continuous else "v", num_steps=6)
         x, states = samplers.sample(sampler, lambda x, t: jnp.tanh(x), start, key=jax.random.key(1))
         assert x.shape == start.shape and np.isfinite(x).all(), name
         assert len(states) == sampler.num_evaluations + 1, name

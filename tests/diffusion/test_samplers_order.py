@@ -115,6 +115,8 @@ LEVELS = process.EDM(sigma_max=20.0)
         ("dpmpp_sde", {"variant": "heun", "spacing_rule": "log_snr"}, SDE, 60),
         ("predictor_corrector", {"snr": 0.1}, SDE, 200),
         ("predictor_corrector", {"snr": 0.16}, process.VESDE(sigma_max=10.0), 200),
+        ("sde", {"last_step_size": 0.01}, process.RectifiedFlow(), 250),
+        ("sde", {"solver": "heun", "diffusion_form": "sbdm", "last_step_size": 0.005}, SDE, 100),
         ("heun", {}, process.RectifiedFlow(shift=2.0), 60),
         ("dpmpp", {"order": 3}, process.RectifiedFlow(), 60),
         ("unipc", {"order": 3}, process.SubVPSDE(), 60),

@@ -15,6 +15,7 @@ from diffusion_jax.diffusion.samplers.heun import heun
 from diffusion_jax.diffusion.samplers.lms import lms
 from diffusion_jax.diffusion.samplers.pndm import ipndm, plms
 from diffusion_jax.diffusion.samplers.predictor_corrector import predictor_corrector
+from diffusion_jax.diffusion.samplers.sde import sde
 from diffusion_jax.diffusion.samplers.unipc import unipc
 
 # A config's `sampling.name` picks one of these; the other fields of the section are its arguments.
@@ -35,6 +36,7 @@ SAMPLERS: dict[str, Callable[..., Sampler | AdaptiveSampler]] = {
     "dpmpp_singlestep": dpmpp_singlestep,
     "unipc": unipc,
     "predictor_corrector": predictor_corrector,
+    "sde": sde,
     "adaptive": adaptive,
 }
 
@@ -64,5 +66,6 @@ __all__ = [
     "plms",
     "predictor_corrector",
     "sample",
+    "sde",
     "unipc",
 ]
