@@ -37,7 +37,8 @@ def log_likelihood(
       num_probes: averaged over for a smaller variance.
     """
     axes = tuple(range(1, x0.ndim))
-    probes = jax.random.rademacher(key, (num_probes, *x0.shape), x0.dtype)
+    # Drawn in one dimension, as in `arrays.standard_normal`: the same numbers, compiled in a fraction of the time.
+    probes = jax.random.rademacher(key, (num_probes * x0.size,), x0.dtype).reshape(num_probes, *x0.shape)
 
     def velocity(x: jax.Array, log_sigma: jax.Array) -> jax.Array:
         return x - denoise(x, jnp.exp(log_sigma))

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from diffusion_jax.diffusion.arrays import standard_normal
+
 
 def encode(autoencoder: nn.Module, params: Any, images: jax.Array) -> jax.Array:
     """Images [B, H, W, 3] in [-1, 1] to the latents that the network works on, by the mean of their Gaussian."""
@@ -61,5 +63,5 @@ def interpolate(start: jax.Array, end: jax.Array, count: int) -> jax.Array:
 def vary(latents: jax.Array, key: jax.Array, amount: float) -> jax.Array:
     """Variations of unit-normal latents [B, ...]: image i goes `amount` of the arc towards noise of fold_in(key, i)."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(latents)))
-    other = jax.vmap(lambda k: jax.random.normal(k, latents.shape[1:], latents.dtype))(keys)
+    other = jax.vmap(lambda k: standard_normal(k, latents.shape[1:], latents.dtype))(keys)
     return slerp(latents, other, amount)
