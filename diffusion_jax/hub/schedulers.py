@@ -27,7 +27,7 @@ from diffusion_jax.diffusion.samplers.dpmpp_singlestep import dpmpp_singlestep_o
 from diffusion_jax.diffusion.samplers.euler import euler_ancestral_on, euler_on
 from diffusion_jax.diffusion.samplers.heun import heun_on
 from diffusion_jax.diffusion.samplers.lms import lms_on
-from diffusion_jax.diffusion.samplers.pndm import plms_on
+from diffusion_jax.diffusion.samplers.pndm import plms_on, pndm_on, warmup_times
 from diffusion_jax.diffusion.samplers.unipc import unipc_on
 
 _PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v"}
@@ -300,9 +300,7 @@ def _ddim(options: _Options, num_steps: int, eta: float = 0.0) -> core.Sampler:
     )
 
 
-def _plms(options: _Options, num_steps: int) -> core.Sampler:
-    if not options.get("skip_prk_steps", False):
-        raise ValueError("PNDMScheduler: only skip_prk_steps=True (PLMS) is supported")
+def _pndm(options: _Options, num_steps: int) -> core.Sampler:
     # v would be averaged over timesteps as it is, not as the noise that it stands for.
     options.refuse(prediction_type="epsilon")
     chain = _chain(options, zero_snr=False)
@@ -311,17 +309,22 @@ def _plms(options: _Options, num_steps: int) -> core.Sampler:
         raise ValueError(
             f"PNDMScheduler: timestep_spacing {rule!r} steps to timesteps that it does not visit; take 'leading'"
         )
-    times = spacing.timesteps(rule, chain.num_timesteps, num_steps, offset)
+    times = spacing.timesteps(rule, chain.num_timesteps, num_steps, offset)[options.first_step :]
     final = 1.0 if options.get("set_alpha_to_one", False) else float(chain.alphas_cumprod[0])
-    points = grid.assemble(
-        options.prediction,
-        times.astype(np.float64),
-        np.asarray(chain.alpha(times)),
-        np.asarray(chain.sigma(times)),
-        end=(np.sqrt(final), np.sqrt(1 - final)),
-        init_noise_sigma=1.0,
-    )
-    return plms_on(points.after(options.first_step))
+
+    def at(visited: np.ndarray) -> grid.Grid:
+        return grid.assemble(
+            options.prediction,
+            visited.astype(np.float64),
+            np.asarray(chain.alpha(visited)),
+            np.asarray(chain.sigma(visited)),
+            end=(np.sqrt(final), np.sqrt(1 - final)),
+            init_noise_sigma=1.0,
+        )
+
+    if options.get("skip_prk_steps", False):
+        return plms_on(at(times))
+    return pndm_on(at(times), at(warmup_times(times, chain.num_timesteps // num_steps)))
 
 
 def _euler(options: _Options, num_steps: int) -> core.Sampler:
@@ -430,7 +433,7 @@ def _edm_dpmpp(options: _Options, num_steps: int) -> core.Sampler:
 _SCHEDULERS: dict[str, Callable[[_Options, int], core.Sampler]] = {
     "DDPMScheduler": _ddpm,
     "DDIMScheduler": _ddim,
-    "PNDMScheduler": _plms,
+    "PNDMScheduler": _pndm,
     "EulerDiscreteScheduler": _euler,
     "EulerAncestralDiscreteScheduler": _euler_ancestral,
     "HeunDiscreteScheduler": _heun,

@@ -162,6 +162,10 @@ def test_gaussian_data_keeps_its_moments(eta):
         ("leading", 10, list(range(900, -1, -100))),
         ("trailing", 10, list(range(999, -1, -100))),
         ("linspace", 10, [999, 888, 777, 666, 555, 444, 333, 222, 111, 0]),
+        ("even", 10, [999, 888, 777, 666, 555, 444, 333, 222, 111, 0]),
+        ("even", 4, [999, 666, 333, 0]),
+        ("strided", 10, list(range(900, -1, -100))),
+        ("strided", 12, list(range(11 * 84, -1, -84))),
         ("quadratic", 10, [800, 632, 483, 355, 246, 158, 88, 39, 9, 0]),
     ],
 )
@@ -178,6 +182,7 @@ def test_spacings(spacing, num_steps, expected):
         ({"num_steps": 1001}, "num_steps is 1001"),
         ({"spacing_rule": "leding"}, "spacing_rule is 'leding'"),
         ({"num_steps": 1000, "offset": 1}, "outside of 0 to 999"),
+        ({"num_steps": 300, "spacing_rule": "strided"}, "no integer stride visits exactly 300 of 1000"),
     ],
 )
 def test_impossible_steps_are_refused(arguments, message):

@@ -21,8 +21,8 @@ ALPHAS_CUMPROD = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
 @pytest.mark.parametrize("name", NAMES)
 def test_levels_are_those_of_the_timesteps(name, prediction):
     """Signal and noise of the state before each row, whatever the units of the solver's state."""
-    if name == "plms" and prediction == "v_prediction":
-        pytest.skip("PLMS averages noise")
+    if name in ("plms", "pndm") and prediction == "v_prediction":
+        pytest.skip("they average noise")
     schedule = Schedule(STABLE_DIFFUSION | {"prediction_type": prediction}).with_solver(name)
     sampler = schedule.sampler(10)
     alpha, sigma = schedule.levels(sampler)
@@ -46,7 +46,7 @@ def test_a_beginning_in_the_middle_leaves_the_first_steps_out(name):
     schedule = Schedule(STABLE_DIFFUSION).with_solver(name)
     whole, part = schedule.sampler(10), schedule.sampler(10, 4)
     assert part.num_steps == whole.num_steps - 4
-    if name != "plms":  # it visits its first timestep twice
+    if name not in ("plms", "pndm"):  # these begin with steps of more evaluations
         np.testing.assert_array_equal(part.timesteps, whole.timesteps[-part.num_evaluations :])
     with pytest.raises(ValueError, match="first_step is 10; it can be 0 to 9"):
         schedule.sampler(10, 10)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax import hub
-from diffusion_jax.diffusion import samplers
+from diffusion_jax.diffusion import process, samplers
 from tests import golden
 
 ENTRIES = golden.config("samplers", "schedulers.json")
@@ -86,6 +86,13 @@ def test_options_of_other_schedulers_are_ignored_as_in_diffusers():
     np.testing.assert_array_equal(ours.table.next_x, expected.table.next_x)
 
 
+def test_pndm_on_a_chain_is_the_schedulers():
+    chain = process.scaled_linear()
+    ours = samplers.pndm(chain, "epsilon", 10, offset=1, final_alpha_cumprod=float(chain.alphas_cumprod[0]))
+    for column, expected in zip(ours.table, hub.load_sampler(config_of("pndm-prk"), 10).table, strict=True):
+        np.testing.assert_allclose(column, expected, atol=1e-12)
+
+
 def test_trained_betas_take_the_place_of_a_schedule():
     betas = np.linspace(0.0001, 0.02, 1000).tolist()
     ours = hub.load_sampler(config_of("ddim-linear-epsilon") | {"trained_betas": betas, "beta_schedule": "linear"}, 10)
@@ -119,7 +126,6 @@ def test_reads_files_and_folders(tmp_path):
         ("ddim-sd-epsilon", {"prediction_type": "flow"}, "prediction_type is 'flow'; it can be epsilon"),
         ("ddim-sd-epsilon", {"beta_schedule": "exp"}, "beta_schedule is 'exp'"),
         ("ddim-sd-epsilon", {"timestep_spacing": "linspace"}, "does not visit"),
-        ("pndm-sd", {"skip_prk_steps": False}, "skip_prk_steps"),
         ("pndm-sd", {"timestep_spacing": "linspace"}, "does not visit"),
         ("pndm-sd", {"prediction_type": "v_prediction"}, "prediction_type is 'v_prediction'; only 'epsilon'"),
         ("dpmpp-2m-sd", {"use_flow_sigmas": True}, "use_flow_sigmas is True"),

@@ -13,7 +13,7 @@ from diffusion_jax.diffusion.samplers.edm import edm, edm_ablation
 from diffusion_jax.diffusion.samplers.euler import euler, euler_ancestral
 from diffusion_jax.diffusion.samplers.heun import heun
 from diffusion_jax.diffusion.samplers.lms import lms
-from diffusion_jax.diffusion.samplers.pndm import ipndm, plms
+from diffusion_jax.diffusion.samplers.pndm import ipndm, plms, pndm
 from diffusion_jax.diffusion.samplers.predictor_corrector import predictor_corrector
 from diffusion_jax.diffusion.samplers.sde import sde
 from diffusion_jax.diffusion.samplers.unipc import unipc
@@ -29,6 +29,7 @@ SAMPLERS: dict[str, Callable[..., Sampler | AdaptiveSampler]] = {
     "edm_ablation": edm_ablation,
     "lms": lms,
     "plms": plms,
+    "pndm": pndm,
     "ipndm": ipndm,
     "deis": deis,
     "dpmpp": dpmpp,
@@ -64,6 +65,7 @@ __all__ = [
     "ipndm",
     "lms",
     "plms",
+    "pndm",
     "predictor_corrector",
     "sample",
     "sde",

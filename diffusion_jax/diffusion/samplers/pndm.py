@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from diffusion_jax.diffusion.process import Process
-from diffusion_jax.diffusion.samplers import core, grid
+import numpy as np
+
+from diffusion_jax.diffusion.process import DiscreteProcess, Process
+from diffusion_jax.diffusion.samplers import core, grid, spacing
 from diffusion_jax.diffusion.samplers.grid import Grid
 
 # Weights of the newest noise estimates, by how many there are.
@@ -13,13 +15,21 @@ ADAMS_BASHFORTH = {
     3: (23 / 12, -16 / 12, 5 / 12),
     4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
 }
+# How many steps PNDM begins with that are Runge-Kutta's.
+_WARMUP = 3
 
 
 def _transfer(points: Grid, i: int, weights: tuple[float, ...]) -> tuple[float, list[float]]:
     """DDIM from point i to the next with the weighted noise estimate, as (weight of x, weights of the history)."""
-    alpha, sigma = points.alpha, points.sigma
-    kept = alpha[i + 1] / alpha[i]
-    return kept, [(sigma[i + 1] - kept * sigma[i]) * weight for weight in weights]
+    return _transfer_to(points.alpha[i + 1], points.sigma[i + 1], points, i, weights)
+
+
+def _transfer_to(
+    alpha: float, sigma: float, points: Grid, i: int, weights: tuple[float, ...]
+) -> tuple[float, list[float]]:
+    """Likewise to any level."""
+    kept = alpha / points.alpha[i]
+    return kept, [(sigma - kept * points.sigma[i]) * weight for weight in weights]
 
 
 def ipndm_on(points: Grid, order: int = 4, clip: float | None = None) -> core.Sampler:
@@ -64,6 +74,78 @@ def plms_on(points: Grid, clip: float | None = None) -> core.Sampler:
             history.insert(i, 0.0)  # the place of the second estimate of Heun's step
         rows.append(points.row(i, x=x, history=history, estimate=points.noise_estimate(i)))
     return core.build(rows, init_noise_sigma=points.init_noise_sigma, clip=clip)
+
+
+def pndm_on(points: Grid, halves: Grid, clip: float | None = None) -> core.Sampler:
+    """PNDM: three steps by the pseudo Runge-Kutta method, then the linear multistep one (Liu et al. 2022, algorithm 2).
+
+    halves: its k-th point lies halfway between points k and k + 1. Four evaluations a Runge-Kutta step, of which the
+    first is the one that later steps use.
+    """
+    rows: list[core.Row] = []
+    first_of_step = []  # the row of each step whose estimate later steps use
+    for i in range(points.num_steps):
+        first_of_step.append(len(rows))
+        noise = points.noise_estimate(i)
+        if i >= min(_WARMUP, points.num_steps - 1):
+            used = [len(rows) - row for row in reversed(first_of_step[-4:])]  # their places in the history
+            weights = np.zeros(max(used) + 1)
+            weights[used] = ADAMS_BASHFORTH[len(used)]
+            x, history = _transfer(points, i, tuple(weights))
+            rows.append(points.row(i, x=x, history=history, estimate=noise))
+            continue
+        half, half_history = _transfer_to(halves.alpha[i], halves.sigma[i], points, i, (1.0,))
+        whole, whole_history = _transfer(points, i, (1.0,))
+        # The anchor keeps the state at the step's start.
+        start = points.row(i, x=half, history=half_history, estimate=noise, anchor_x=1.0, anchor_anchor=0.0)
+        middle = halves.noise_estimate(i)
+        rows += [
+            start,
+            halves.row(i, anchor=half, history=half_history, estimate=middle),
+            halves.row(i, anchor=whole, history=whole_history, estimate=middle),
+        ]
+        _, history = _transfer(points, i, (1 / 6, 1 / 3, 1 / 3, 1 / 6))
+        rows.append(points.row(i + 1, step=i, anchor=whole, history=history, estimate=points.noise_estimate(i + 1)))
+    return core.build(rows, init_noise_sigma=points.init_noise_sigma, clip=clip)
+
+
+def warmup_times(times: np.ndarray, stride: int) -> np.ndarray:
+    """The timesteps halfway of PNDM's first steps, for visited timesteps [N] that are `stride` apart."""
+    return times[1 : 1 + _WARMUP] + stride // 2
+
+
+def pndm(
+    process: DiscreteProcess,
+    prediction: str,
+    num_steps: int = 50,
+    *,
+    spacing_rule: str = "leading",
+    offset: int = 0,
+    final_alpha_cumprod: float = 1.0,
+    clip: float | None = None,
+) -> core.Sampler:
+    """One evaluation a step and nine more; see `pndm_on`.
+
+    final_alpha_cumprod is alpha_bar where the last step lands, as in `ddim`. Raises ValueError for timesteps that are
+    not evenly spaced, and for a process in continuous time.
+    """
+    if not isinstance(process, DiscreteProcess):
+        raise ValueError("the pndm sampler needs a discrete process, such as linear or cosine; ipndm takes others")
+    times = spacing.timesteps(spacing_rule, process.num_timesteps, num_steps, offset)
+    strides = np.unique(-np.diff(times))
+    if len(strides) > 1:
+        raise ValueError(
+            f"spacing_rule {spacing_rule!r} with {num_steps} steps is {strides[0]} to {strides[-1]} timesteps apart; "
+            "pndm needs even steps, as of 'leading'"
+        )
+    end = np.sqrt(final_alpha_cumprod), np.sqrt(1 - final_alpha_cumprod)
+
+    def at(visited: np.ndarray) -> Grid:
+        alpha, sigma = np.asarray(process.alpha(visited)), np.asarray(process.sigma(visited))
+        return grid.assemble(prediction, visited.astype(np.float64), alpha, sigma, end=end, init_noise_sigma=1.0)
+
+    halves = warmup_times(times, int(strides[0]) if len(strides) else 0)
+    return pndm_on(at(times), at(halves), clip)
 
 
 def ipndm(
