@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from diffusion_jax.config.check import ConfigError
 from diffusion_jax.data.sources import Split, haar_digits
 from diffusion_jax.diffusion import samplers
 from diffusion_jax.diffusion.objective import Objective
+from diffusion_jax.diffusion.preconditioning import PRECONDITIONINGS
 from diffusion_jax.diffusion.process import PROCESSES, DiscreteProcess, Process
 from diffusion_jax.diffusion.time_sampler import TIME_SAMPLERS, LossSecondMoment
 from diffusion_jax.diffusion.weighting import WEIGHTINGS
@@ -96,6 +98,7 @@ def sampler(config: config_dict.ConfigDict, chain: Process) -> samplers.Sampler 
         chosen = options.chosen(config.sampling)
         constructor = samplers.SAMPLERS[config.sampling.name]
         given = {key: value for key, value in chosen.items() if key not in schema.SHARED_FIELDS["sampling"]}
+        _check_sampled(constructor, config, chain)
         table = constructor(chain, config.method.prediction, **given)
         if table.learned_variance and config.method.bound == "none":
             raise ConfigError(
@@ -103,6 +106,23 @@ def sampler(config: config_dict.ConfigDict, chain: Process) -> samplers.Sampler 
                 "variance with bound 'hybrid', 'hybrid_unscaled' or 'vlb'"
             )
         return table
+
+
+def _check_sampled(constructor: Any, config: config_dict.ConfigDict, chain: Process) -> None:
+    """Some samplers are for chains and for what a network says of the noise there."""
+    if typing.get_type_hints(constructor)["process"] is not DiscreteProcess:
+        return
+    name = config.sampling.name
+    if not isinstance(chain, DiscreteProcess):
+        raise ValueError(
+            f"name {name!r} needs a discrete process, but config.process.name is {config.process.name!r}; "
+            "name can be euler, heun, edm, dpmpp, unipc or adaptive, among others"
+        )
+    if config.method.prediction in PRECONDITIONINGS:
+        raise ValueError(
+            f"name {name!r} does not know config.method.prediction {config.method.prediction!r}; name can be edm, "
+            "euler, heun, dpmpp or unipc, among others"
+        )
 
 
 def method(

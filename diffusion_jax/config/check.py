@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from diffusion_jax.config import options, schema
+from diffusion_jax.config import options, ranges, schema
 from diffusion_jax.data.sources import LATENT_SOURCES
 from diffusion_jax.diffusion.coupling import COUPLINGS
 from diffusion_jax.diffusion.objective import BOUNDS
@@ -71,9 +71,10 @@ def check(config: config_dict.ConfigDict, num_devices: int) -> None:
             continue
         if value is None or value < 1:
             raise ConfigError(f"config.{path} is {value}; it must be 1 or more")
-    for path in ("training.max_bad_steps", "training.accumulation_steps"):
-        if schema.get(config, path) < 0:
-            raise ConfigError(f"config.{path} is {schema.get(config, path)}; it must be 0 or more")
+    try:
+        ranges.check(config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if not 0 <= config.method.label_dropout <= 1:
         raise ConfigError(f"config.method.label_dropout is {config.method.label_dropout}; it must be from 0 to 1")
     _check_guidance(config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import itertools
 from typing import ClassVar
 
 import jax
@@ -97,6 +98,12 @@ class VPSDE(ContinuousProcess):
     t_stop: float = 1e-3
     time_scale: float = 999.0
 
+    def __post_init__(self) -> None:
+        _check_order(beta_min=self.beta_min, beta_max=self.beta_max)
+        _check_order(t_min=self.t_min, **{"the end": 1.0})
+        _check_order(t_stop=self.t_stop, **{"the end": 1.0})
+        _check_order(time_scale=self.time_scale)
+
     @property
     def t_max(self) -> float:
         return self.time_scale
@@ -154,6 +161,11 @@ class VESDE(ContinuousProcess):
     t_min: float = 1e-5
     time_scale: float = 999.0
 
+    def __post_init__(self) -> None:
+        _check_order(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        _check_order(t_min=self.t_min, **{"the end": 1.0})
+        _check_order(time_scale=self.time_scale)
+
     @property
     def t_max(self) -> float:
         return self.time_scale
@@ -188,6 +200,10 @@ class EDM(ContinuousProcess):
     sigma_max: float = 80.0
     log_mean: float = -1.2
     log_std: float = 1.2
+
+    def __post_init__(self) -> None:
+        _check_order(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        _check_order(log_std=self.log_std)
 
     @property
     def t_max(self) -> float:
@@ -228,6 +244,13 @@ class RectifiedFlow(ContinuousProcess):
     t_stop: float = 1e-3
     time_scale: float = 1000.0
 
+    def __post_init__(self) -> None:
+        _check_order(shift=self.shift)
+        _check_order(t_stop=self.t_stop, **{"the end": 1.0})
+        _check_order(time_scale=self.time_scale)
+        if not self.logit_std >= 0:
+            raise ValueError(f"logit_std is {self.logit_std}; it must be at least 0")
+
     @property
     def t_max(self) -> float:
         return self.time_scale
@@ -257,6 +280,14 @@ class RectifiedFlow(ContinuousProcess):
 
     def _shifted(self, t: Number) -> Number:
         return self.shift * t / (1 + (self.shift - 1) * t)
+
+
+def _check_order(**values: float) -> None:
+    """Raises ValueError, with names and values, unless 0 < the first < the second < ..."""
+    given = list(values.values())
+    if not all(low < high for low, high in itertools.pairwise([0.0, *given])):
+        got = " and ".join(f"{name} is {value:g}" for name, value in values.items())
+        raise ValueError(f"{got}; it must be 0 < {' < '.join(values)}")
 
 
 def _normal_quantile(u: jax.Array) -> jax.Array:

@@ -27,11 +27,15 @@ def snr() -> Weighting:
 
 def min_snr(gamma: float = 5.0) -> Weighting:
     """min(SNR, gamma) on the error in x_0 (Hang et al. 2023, eq. 7)."""
+    if not gamma > 0:
+        raise ValueError(f"gamma is {gamma}; it must be above 0")
     return lambda log_snr, on_output: jnp.minimum(jnp.exp(log_snr), gamma) * on_output**2
 
 
 def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
     """1 / (k + SNR)^gamma on the error in epsilon (Choi et al. 2022, eq. 8)."""
+    if not (k > 0 and gamma >= 0):
+        raise ValueError(f"k is {k} and gamma {gamma}; k must be above 0 and gamma at least 0")
 
     def weight(log_snr: jax.Array, on_output: jax.Array) -> jax.Array:
         ratio = jnp.exp(log_snr)
@@ -42,6 +46,8 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
 
 def edm(sigma_data: float = 0.5) -> Weighting:
     """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 on the error in x_0 (Karras et al. 2022, table 1)."""
+    if not sigma_data > 0:
+        raise ValueError(f"sigma_data is {sigma_data}; it must be above 0")
     return lambda log_snr, on_output: (jnp.exp(log_snr) + 1 / sigma_data**2) * on_output**2
 
 

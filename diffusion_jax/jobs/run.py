@@ -33,6 +33,8 @@ PRODUCTS = {
     "replay": ("replay",),
 }
 
+READS_DATA = {"train", "sample", "evaluate"}
+
 
 def run(config: config_dict.ConfigDict, workdir: Path, modes: tuple[str, ...], command: str) -> int:
     """Runs the jobs named by `modes` on one work directory and returns the exit code.
@@ -43,6 +45,8 @@ def run(config: config_dict.ConfigDict, workdir: Path, modes: tuple[str, ...], c
     if config.debug:
         _debug()
     session = Session(config, workdir, command)
+    if READS_DATA & set(modes):  # data that are not there are said before config.json takes their name
+        _ = session.train_source, session.test_source
     session.write_config()
     with restarting_on_warnings(), MaintenanceWatch():
         for mode in modes:

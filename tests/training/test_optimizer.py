@@ -103,13 +103,13 @@ def test_radam_starts_like_momentum_sgd():
 
 
 def test_clipping_is_by_the_global_norm():
-    update, _ = make_optimizer("sgd", learning_rate=1.0, clip_norm=1.0)
+    update, _ = make_optimizer("sgd", learning_rate=0.1, clip_norm=1.0)  # of the update, it would not clip at all
     gradients = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
     change, _ = update.update(gradients, update.init(gradients), gradients)
-    np.testing.assert_allclose(jax.tree.leaves(change), [[-0.6], [-0.8]], rtol=1e-6)
-    free, _ = make_optimizer("sgd", learning_rate=1.0, clip_norm=None)
+    np.testing.assert_allclose(jax.tree.leaves(change), [[-0.06], [-0.08]], rtol=1e-6)
+    free, _ = make_optimizer("sgd", learning_rate=0.1, clip_norm=None)
     change, _ = free.update(gradients, free.init(gradients), gradients)
-    np.testing.assert_allclose(jax.tree.leaves(change), [[-3.0], [-4.0]], rtol=1e-6)
+    np.testing.assert_allclose(jax.tree.leaves(change), [[-0.3], [-0.4]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
