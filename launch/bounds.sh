@@ -4,7 +4,8 @@
 #     ./launch/bounds.sh lowest|newest PYTHON [arguments of pytest]
 #
 # "lowest" is every direct dependency at its lower bound, "newest" whatever the package index has; constraints.txt is
-# not used. PYTHON is an interpreter, such as python3.11. Set DRY_RUN=1 to see only whether the versions go together.
+# not used. PYTHON is an interpreter, such as python3.11. The environment is thrown away at the end; VENV=FOLDER makes it
+# there, keeps it, and uses it again the next time. DRY_RUN=1 only asks whether the versions go together.
 set -euo pipefail
 
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -21,23 +22,28 @@ shift 2
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-"$python" -m venv "$folder/venv"
+venv=${VENV:-$folder/venv}
+"$python" -m venv "$venv"
+venv=$(cd "$venv" && pwd -P) # the tests run in another folder
 
-# NAME>=VERSION of the dependencies and of the extra dev, as NAME==VERSION
-"$folder/venv/bin/python" - "$REPO/pyproject.toml" >"$folder/constraints.txt" <<'END'
+options=(--upgrade --upgrade-strategy eager) # in an environment that was there before
+if [[ $bound == lowest ]]; then
+    # NAME>=VERSION of the dependencies and of the extra dev, as NAME==VERSION, each with its marker
+    "$venv/bin/python" - "$REPO/pyproject.toml" >"$folder/constraints.txt" <<'PYTHON'
 import re, sys, tomllib
 project = tomllib.load(open(sys.argv[1], "rb"))["project"]
 for line in project["dependencies"] + project["optional-dependencies"]["dev"]:
-    name, version = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?>=([\d.]+)", line).groups()
-    print(f"{name}=={version}")
-END
-[[ $bound == lowest ]] || : >"$folder/constraints.txt"
+    name, version, marker = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?>=([\d.]+)(;.+)?", line).groups()
+    print(f"{name}=={version}{marker or ''}")
+PYTHON
+    options=(--constraint "$folder/constraints.txt")
+fi
 
-if ! "$folder/venv/bin/python" -m pip install --disable-pip-version-check ${DRY_RUN:+--dry-run} \
-    --constraint "$folder/constraints.txt" --editable "${REPO}[dev]" >"$folder/log" 2>&1; then
+if ! "$venv/bin/python" -m pip install --disable-pip-version-check ${DRY_RUN:+--dry-run} "${options[@]}" \
+    --editable "${REPO}[dev]" >"$folder/log" 2>&1; then
     grep -v '^WARNING' "$folder/log" | tail -n 20 >&2
     exit 1
 fi
 [[ -z ${DRY_RUN:-} ]] || exit 0
 cd "$REPO"
-"$folder/venv/bin/python" -m pytest "$@"
+"$venv/bin/python" -m pytest "$@"
