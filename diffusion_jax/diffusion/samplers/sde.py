@@ -124,11 +124,14 @@ def sde(
     if not 0 < last_step_size < _FIRST_TIME:
         raise ValueError(f"last_step_size is {last_step_size}; it must be above 0 and below {_FIRST_TIME}")
 
-    last, num_points = (0.0, num_steps + 1) if last_step == "none" else (last_step_size, num_steps)
-    times = dataclasses.replace(process, t_stop=last).sampling_times("linspace", num_points) / process.t_max
+    if last_step == "none":
+        times, end = process.sampling_times("trailing", num_steps), 0.0
+    else:
+        times = dataclasses.replace(process, t_stop=last_step_size).sampling_times("linspace", num_steps)
+        end = times[-1]
     if not process.alpha(process.t_max) and (diffusion_form == "sbdm" or prediction in ("epsilon", "score")):
-        times = np.interp(times, (times[-1], 1), (times[-1], _FIRST_TIME))
-    times = np.append(times[:num_steps], 0.0)
-    called = times[:-1] * process.t_max
-    points = grid.assemble(prediction, called, process.alpha(called), process.sigma(called))
+        times = np.interp(times, (end, process.t_max), (end, _FIRST_TIME * process.t_max))
+    alpha, sigma = process.alpha(times), process.sigma(times)
+    points = grid.assemble(prediction, times, alpha, sigma)
+    times = np.append(times, 0.0) / process.t_max
     return sde_on(points, times, solver, diffusion_form, diffusion_norm, last_step)
