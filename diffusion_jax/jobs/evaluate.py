@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import time
 from typing import Any
@@ -15,7 +16,7 @@ from diffusion_jax.jobs import measure, sweep_scores
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.session import Session, write_json
 from diffusion_jax.methods import likelihood
-from diffusion_jax.metrics import classifier, scores
+from diffusion_jax.metrics import scores
 from diffusion_jax.training import sharding
 
 QUANTISATION = "half_up"
@@ -25,7 +26,7 @@ def evaluate(session: Session) -> None:
     """Draws config.evaluation.num_images images from the newest checkpoint and writes their scores.
 
     With labels in the data the features are those of a small classifier trained here on the training split; without,
-    the images themselves, averaged down to 8x8.
+    the images themselves, averaged down to 8x8. Several processes share everything that runs on devices.
     """
     config = session.config
     step, _ = session.parameters
@@ -36,29 +37,26 @@ def evaluate(session: Session) -> None:
     bits = _bits_per_dimension(session) if config.evaluation.num_likelihood_images else None
     published = measure.final_scores(session, generator)
     swept = sweep_scores.sweep(session)
-    if jax.process_index() != 0:  # all draw, one scores
-        return
 
     begun = time.monotonic()
-    num_classes = session.train_source.num_classes
-    if num_classes is None:
+    if session.train_source.num_classes is None:
         result = scores.score_generated_pixels(
             generated, train[0], test[0], dataset=config.data.name, quantisation=QUANTISATION, seed=config.seed
         )
     else:
-        steps = config.evaluation.classifier_steps
-        reader = classifier.train_classifier(*train, num_classes, seed=config.seed, steps=steps)
         result = scores.score_generated(
             generated,
             requested,
             train,
             test,
-            reader,
+            session.classifier(train),
             dataset=config.data.name,
             quantisation=QUANTISATION,
             class_names=session.train_source.class_names,
             seed=config.seed,
         )
+    if jax.process_index() != 0:  # all score, one writes
+        return
     result["protocol"] |= {
         "checkpoint_step": step,
         "parameters": "EMA",
@@ -90,10 +88,13 @@ def _bits_per_dimension(session: Session) -> dict:
     config = session.config
     images, labels = data.load_arrays(session.test_source, limit=config.evaluation.num_likelihood_images)
     _, params = session.parameters
-    size = min(config.sampling.batch_size, len(images))
+    split = sharding.batch_sharding(session.mesh)
+    devices = math.prod(session.mesh.shape[axis] for axis in sharding.BATCH_AXES)
+    size = min(config.sampling.batch_size, -(-len(images) // devices) * devices)
 
     @functools.partial(jax.jit, out_shardings=sharding.replicated(session.mesh))
     def estimate(params: Any, images: jax.Array, labels: jax.Array, start: jax.Array) -> jax.Array:
+        images, labels = jax.lax.with_sharding_constraint((images, labels), split)
         key = jax.random.fold_in(jax.random.key(config.seed), start)
         with jax.default_matmul_precision(config.training.matmul_precision):
             given = None if session.num_classes is None else labels

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 import tqdm
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from diffusion_jax import data
 from diffusion_jax.config import build
@@ -48,11 +50,16 @@ class Generator:
                 labels = self._session.labels(indices[:wanted])
                 self.num_images += wanted
                 bar.update(wanted)
-                frames = None if trajectory is None else np.asarray(trajectory[:, :wanted])
-                yield data.to_uint8(np.asarray(images[:wanted])), labels, frames
+                # From all processes to all, since each would read its own part alone.
+                images, trajectory = multihost_utils.process_allgather((images, trajectory), tiled=True)
+                frames = None if trajectory is None else trajectory[:, :wanted]
+                yield data.to_uint8(images[:wanted]), labels, frames
 
     def on_devices(self, num_images: int, params: Any) -> Iterator[tuple[jax.Array, int]]:
-        """Yields (images float32 [B, H, W, C] in [-1, 1] that stay on the devices, how many of them are wanted)."""
+        """Yields (images float32 [B, H, W, C] in [-1, 1] that stay on the devices, how many of them are wanted).
+
+        They are split over the mesh as batches are: of several processes each has its part.
+        """
         size = self._session.config.sampling.batch_size
         for start in range(0, num_images, size):
             images, _ = self._draw(np.arange(start, start + size), None, params)
@@ -75,9 +82,9 @@ class Generator:
         extra = (scale, session.guide_parameters, session.decoder_parameters)
         if stride not in self._compiled:
             begun = time.monotonic()
-            # With several hosts each gets all images, because none could read the others'.
-            shardings = sharding.replicated(session.mesh) if jax.process_count() > 1 else None
-            sample = jax.jit(functools.partial(_sample, session, stride), out_shardings=shardings)
+            split = sharding.batch_sharding(session.mesh)
+            frames = NamedSharding(session.mesh, PartitionSpec(None, *split.spec))
+            sample = jax.jit(functools.partial(_sample, session, stride), out_shardings=(split, frames))
             self._compiled[stride] = sample.lower(params, *arguments, *extra).compile()
             self.compile_seconds += time.monotonic() - begun
         begun = time.monotonic()

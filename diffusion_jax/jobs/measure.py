@@ -12,8 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
 
 from diffusion_jax import data
 from diffusion_jax.config import ConfigError
@@ -21,8 +19,9 @@ from diffusion_jax.config.build import section
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.session import Session, write_json
 from diffusion_jax.metrics import features, foreign_statistics, measure, protocols, statistics
-from diffusion_jax.metrics.classifier import train_classifier
+from diffusion_jax.metrics.devices import rounded_up
 from diffusion_jax.metrics.features.extractor import Extractor
+from diffusion_jax.training.distributed import by_first
 from diffusion_jax.training.scoring import Scoring
 
 QUANTISATION = "half_up"
@@ -41,11 +40,6 @@ class Scorer:
         self._session = session
         self._config = session.config.evaluation
         self.metrics = tuple(self._config.metrics)
-        if jax.process_count() > 1 and not set(self.metrics) <= {"fid", "sfid"}:
-            raise ConfigError(
-                f"config.evaluation.metrics is {','.join(self.metrics)}; with several processes it can be fid and "
-                "sfid, for which no process needs another's images"
-            )
         if self._config.features is None and session.train_source.num_classes is None:
             raise ConfigError(
                 "config.evaluation.features is unset, but the data has no labels to train a classifier on; set it to "
@@ -75,19 +69,17 @@ class Scorer:
         """What the features come from; raises ConfigError, in one line, where its weights are missing."""
         session = self._session
         if self._config.features is None:
-            train = session.images(session.train_source, self._config.max_reference_images)
-            num_classes = session.train_source.num_classes
-            assert num_classes is not None
-            steps = self._config.classifier_steps
-            reader = train_classifier(*train, num_classes, seed=session.config.seed, steps=steps)
-            return features.classifier_extractor(reader, self._name)
+            return features.classifier_extractor(session.classifier(), self._name)
         with section("evaluation"):
             preprocessing = self.published.preprocessing if self._name == protocols.INCEPTION else None
             return features.load(self._name, self._config.weights, preprocessing=preprocessing)
 
     @functools.cached_property
     def reference(self) -> measure.Side:
-        """The other side of every comparison; moments of images are kept in the cache of statistics files."""
+        """The other side of every comparison; moments of images are kept in the cache of statistics files.
+
+        Several processes extract it together, unless process 0, which alone compares, finds it in its cache.
+        """
         made_by = statistics.identity(self.extractor, self.published)
         if self._config.reference is not None:
             with section("evaluation"):
@@ -99,11 +91,15 @@ class Scorer:
         images, _ = self._session.images(self._reference_source, self._config.max_reference_images)
         cache = statistics.cache_path(hashlib.sha256(images.tobytes()).hexdigest(), made_by)
         found = None if measure.needs_rows(self.metrics) else statistics.from_cache(cache)
-        if found is not None:
+        if by_first(lambda: found is not None):
+            if found is None:
+                return measure.Side(None, num_images=len(images))
             return measure.Side(found.features, found.spatial, None, None, found.num_images)
-        extraction = measure.extraction_for(self.metrics, self.extractor, is_generated=False)
-        for start in range(0, len(images), _REFERENCE_BATCH):
-            extraction.add(images[start : start + _REFERENCE_BATCH], size=_REFERENCE_BATCH)
+        mesh = self._session.mesh
+        extraction = measure.extraction_for(self.metrics, self.extractor, is_generated=False, mesh=mesh)
+        size = rounded_up(_REFERENCE_BATCH, mesh)
+        for start in range(0, len(images), size):
+            extraction.add(images[start : start + size], size=size)
         side = measure.side_of(extraction, self.published)
         if jax.process_index() == 0 and side.features is not None and self._config.features is not None:
             known = statistics.Statistics(side.features, side.spatial, side.num_images, made_by, "")
@@ -120,11 +116,12 @@ class Scorer:
         The same on every process.
         """
         side = self.generated(generator, params, num_images or self._config.scored_images, intervals=False)
-        scores = measure.score(self.metrics, side, self.reference, self.published, intervals=False)
-        values = np.array([float(value) for value in scores.values()])
-        if jax.process_count() > 1:
-            values = np.asarray(multihost_utils.broadcast_one_to_all(values.astype(np.float32)), np.float64)
-        return dict(zip(scores, values.tolist(), strict=True))
+        return self.compare(side, intervals=False)
+
+    def compare(self, side: measure.Side, intervals: bool) -> dict[str, Any]:
+        """The numbers of what `generated` gave, by process 0."""
+        reference = self.reference
+        return by_first(lambda: measure.score(self.metrics, side, reference, self.published, intervals=intervals))
 
     def generated(self, generator: Generator, params: Any, num_images: int, intervals: bool) -> measure.Side:
         """What the metrics need of so many images."""
@@ -159,9 +156,8 @@ def final_scores(session: Session, generator: Generator) -> dict[str, Any] | Non
         return None
     scorer = Scorer(session)
     step, params = session.parameters
-    intervals = jax.process_count() == 1
-    side = scorer.generated(generator, params, config.num_images, intervals)
-    scores = measure.score(scorer.metrics, side, scorer.reference, scorer.published, intervals=intervals)
+    side = scorer.generated(generator, params, config.num_images, intervals=True)
+    scores = scorer.compare(side, intervals=True)
     return scores | {"protocol": scorer.protocol(config.num_images) | {"checkpoint_step": step}}
 
 

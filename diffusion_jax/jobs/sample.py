@@ -26,14 +26,15 @@ def sample(session: Session) -> None:
     stride = max(1, steps // config.num_frames)
     generator = Generator(session)
     parts = list(generator.batches(config.num_images, trajectory_stride=stride))
-    if jax.process_index() != 0:  # all draw, one paints
-        return
     images = np.concatenate([part[0] for part in parts])
     labels = None if session.num_classes is None else np.concatenate([part[1] for part in parts if part[1] is not None])
     trajectory = np.concatenate([part[2] for part in parts if part[2] is not None], axis=1)
     # Where the noise explodes, states are shown at unit size: clipped to [-1, 1] they would be black and white.
     trajectory /= np.maximum(1, trajectory.std(axis=(1, 2, 3, 4), keepdims=True))
     trajectory = np.stack([session.decode(states) for states in trajectory])
+    noising = _forward_noising(session)
+    if jax.process_index() != 0:  # all draw and decode, one paints
+        return
     timesteps = session.method.sampler.timesteps[np.minimum(frames_kept(steps, stride), steps - 1)]
     names = session.class_names
 
@@ -50,7 +51,8 @@ def sample(session: Session) -> None:
         [captions[i] for i in shown],
         _row_names(labels, names, rows),
     )
-    _write_forward_noising(session)
+    frames, captions, rows = noising
+    strips.write_strip(session.workdir / "forward_noising.png", frames, captions, rows)
     write_json(
         session.workdir / "sampling.json",
         {
@@ -64,8 +66,8 @@ def sample(session: Session) -> None:
     )
 
 
-def _write_forward_noising(session: Session) -> None:
-    """Held-out images on their way to noise: q(x_t | x_0) at even quantiles of training's times."""
+def _forward_noising(session: Session) -> tuple[np.ndarray, list[str], list[str]]:
+    """Held-out images on their way to noise, q(x_t | x_0) at even quantiles of training's times: a strip's contents."""
     clean, labels = data.load_arrays(session.test_source, limit=STRIP_ROWS)
     if isinstance(session.method, LatentDiffusion):
         x0 = session.method.space.from_latents(jnp.asarray(clean[..., : session.config.data.channels]))
@@ -80,12 +82,8 @@ def _write_forward_noising(session: Session) -> None:
     frames = np.stack([session.decode(states) for states in frames])
     captions = ["image"] + [f"t = {value:.3g}" for value in np.asarray(t)]
     names = session.test_source.class_names
-    strips.write_strip(
-        session.workdir / "forward_noising.png",
-        np.moveaxis(np.clip(frames, -1, 1), 0, 1),
-        captions,
-        _row_names(labels if names else None, names, np.arange(len(clean))),
-    )
+    rows = _row_names(labels if names else None, names, np.arange(len(clean)))
+    return np.moveaxis(np.clip(frames, -1, 1), 0, 1), captions, rows
 
 
 def _row_names(labels: np.ndarray | None, names: tuple[str, ...] | None, rows: np.ndarray) -> list[str]:

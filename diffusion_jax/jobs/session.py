@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import config_dict
 
@@ -22,6 +24,8 @@ from diffusion_jax.config.quick import shrink
 from diffusion_jax.methods.diffusion import Diffusion
 from diffusion_jax.methods.latent_diffusion import LatentDiffusion
 from diffusion_jax.methods.latents import Decoder
+from diffusion_jax.metrics.classifier import Classifier, train_classifier
+from diffusion_jax.metrics.devices import on_every_device
 from diffusion_jax.training import checkpoints, ema_snapshots, scoring, sharding
 
 # A run may be resumed with other values of these; anything else would make it another run.
@@ -62,6 +66,7 @@ class Session:
         self.method: Diffusion = build.method(config, self.num_classes, self._latent_record)
         self.decoder = self._build_decoder()
         self.optimizer, self.learning_rate, self.ema_decay = build.optimization(config)
+        self._classifier: Classifier | None = None
 
     @functools.cached_property
     def train_source(self) -> data.Source:
@@ -80,8 +85,7 @@ class Session:
     @functools.cached_property
     def decoder_parameters(self) -> Any:
         """Of the decoder, whole on every device."""
-        params = None if self.decoder is None else self.decoder.params
-        return jax.device_put(params, sharding.replicated(self.mesh))
+        return None if self.decoder is None else on_every_device(self.mesh, self.decoder.params)
 
     @property
     def _latent_record(self) -> Mapping[str, Any]:
@@ -95,8 +99,29 @@ class Session:
             images = data.to_uint8(self.decode(np.asarray(x0)))
         return images, labels
 
+    def classifier(self, train: tuple[np.ndarray, np.ndarray] | None = None) -> Classifier:
+        """The classifier of the training split's classes that scores use, trained when it is first asked for.
+
+        The same on every process, which have to call it together, and so its methods. train: the images and labels of
+        `self.images`, where they are at hand.
+        """
+        if self._classifier is None:
+            options, source = self.config.evaluation, self.train_source
+            assert source.num_classes is not None
+            images, labels = train or self.images(source, options.max_reference_images)
+            trained = train_classifier(
+                images, labels, source.num_classes, seed=self.config.seed, steps=options.classifier_steps
+            )
+            if jax.process_count() > 1:  # hosts may differ in how they round
+                trained = dataclasses.replace(trained, params=multihost_utils.broadcast_one_to_all(trained.params))
+            self._classifier = dataclasses.replace(trained, mesh=self.mesh)
+        return self._classifier
+
     def decode(self, drawn: np.ndarray) -> np.ndarray:
-        """Images float32 in [-1, 1] of what the method works on [N, ...], in batches of config.sampling.batch_size."""
+        """Images float32 in [-1, 1] of what the method works on [N, ...], in batches of config.sampling.batch_size.
+
+        Several processes have to call it together, as they share the work.
+        """
         if self.decoder is None:
             return drawn
         size = self.config.sampling.batch_size
@@ -110,7 +135,11 @@ class Session:
     @functools.cached_property
     def _decode(self) -> Any:
         assert self.decoder is not None
-        return jax.jit(self.decoder.apply, out_shardings=sharding.replicated(self.mesh))
+        apply, split = self.decoder.apply, sharding.batch_sharding(self.mesh)
+        return jax.jit(
+            lambda params, drawn: apply(params, jax.lax.with_sharding_constraint(drawn, split)),
+            out_shardings=sharding.replicated(self.mesh),
+        )
 
     @property
     def num_classes(self) -> int | None:

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 import optax
 from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike, NDArray
 
+from diffusion_jax.metrics import devices
 from diffusion_jax.metrics.pixels import average_down, checked_images
 
 FEATURES = 64
@@ -59,12 +61,15 @@ class Classifier:
       network, params: the Flax module and its parameters.
       image_shape: (H, W, C) of the images that it reads.
       description: JSON-able facts of its training (images, steps, batch size, shifts, seed) for protocols.
+      mesh: whose devices share the images that it reads; where they are of several processes, all have to call it, with
+        the same images. None for the default device alone.
     """
 
     network: ClassifierNetwork
     params: Any
     image_shape: tuple[int, int, int]
     description: dict[str, int | float]
+    mesh: Mesh | None = None
 
     @property
     def num_classes(self) -> int:
@@ -90,13 +95,16 @@ class Classifier:
         images = checked_images(images, "images")
         if images.shape[1:] != self.image_shape:
             raise ValueError(f"the classifier reads images {self.image_shape}, got {images.shape[1:]}")
+        whole = None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
+        size = _EVALUATION_BATCH if self.mesh is None else devices.rounded_up(_EVALUATION_BATCH, self.mesh)
         features, logits = [], []
-        for start in range(0, len(images), _EVALUATION_BATCH):
-            batch = _network_input(images[start : start + _EVALUATION_BATCH])
+        for start in range(0, len(images), size):
+            batch = _network_input(images[start : start + size])
             count = len(batch)
             # One shape for every batch, so one compilation.
-            batch = np.pad(batch, [(0, _EVALUATION_BATCH - count), (0, 0), (0, 0), (0, 0)])
-            batch_features, batch_logits = _apply(self.network, self.params, batch)
+            batch = np.pad(batch, [(0, size - count), (0, 0), (0, 0), (0, 0)])
+            placed = batch if self.mesh is None else devices.split_rows(self.mesh, batch)
+            batch_features, batch_logits = _apply(self.network, whole, self.params, placed)
             features.append(np.asarray(batch_features)[:count])
             logits.append(np.asarray(batch_logits)[:count])
         return np.concatenate(features), np.concatenate(logits)
@@ -193,9 +201,12 @@ def _initial_params(network: ClassifierNetwork, inputs: NDArray[np.float32], gen
     return jax.tree.map(draw, shapes)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _apply(network: ClassifierNetwork, params: Any, batch: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return network.apply({"params": params}, batch)  # pyright: ignore[reportReturnType]
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _apply(
+    network: ClassifierNetwork, whole: NamedSharding | None, params: Any, batch: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    outputs: Any = network.apply({"params": params}, batch)  # pyright: ignore[reportArgumentType]
+    return outputs if whole is None else jax.lax.with_sharding_constraint(outputs, whole)
 
 
 def _shifted(batch: NDArray[np.float32], offsets: NDArray[np.int64], shift: int) -> NDArray[np.float32]:

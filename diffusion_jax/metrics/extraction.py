@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from diffusion_jax.metrics import streaming
+from diffusion_jax.metrics import devices, streaming
 from diffusion_jax.metrics.features.extractor import Apply, Extractor
 from diffusion_jax.metrics.image_sets import Item
 
@@ -22,8 +22,8 @@ class Extraction:
     """Runs an extractor over batches and gathers moments of some of its outputs, and rows of some.
 
     Every batch is split over the devices of the mesh; each device adds to its own moments, which `moments` merges, over
-    hosts too. Rows are kept on the host in the order of `indices` and serve the distances that need them; only a
-    process that sees all devices can keep them.
+    hosts too. Rows are kept on the host in the order of `indices` and serve the distances that need them; where the
+    mesh is of several processes, each of them is sent all rows.
 
     Args:
       extractor: see there.
@@ -41,15 +41,11 @@ class Extraction:
         self.mesh = local_mesh() if mesh is None else mesh
         self._extractor = extractor
         self.moments_of, self.keep = tuple(moments_of), tuple(keep)
-        if self.keep and jax.process_count() > 1:
-            raise ValueError("features can be kept by one process only; with several there are moments alone")
         self._shards: dict[str, streaming.Moments] = {}
         self._rows: dict[str, list[np.ndarray]] = {name: [] for name in self.keep}
         self._indices: list[np.ndarray] = []
         self.split, whole = NamedSharding(self.mesh, P(self.mesh.axis_names)), NamedSharding(self.mesh, P())
-        # through the host where the devices are not all this process's own
-        params = jax.device_get(extractor.params) if jax.process_count() > 1 else extractor.params
-        self._params = jax.device_put(params, whole)
+        self._params = devices.on_every_device(self.mesh, extractor.params)
         self._step = functools.partial(
             _step, apply=extractor.apply, moments_of=self.moments_of, keep=self.keep, split=self.split, whole=whole
         )
@@ -57,19 +53,18 @@ class Extraction:
     def add(self, images: np.ndarray | jax.Array, indices: np.ndarray | None = None, size: int | None = None) -> None:
         """Adds uint8 images [n, H, W, C] with their places in the order (by default the next ones).
 
-        Arrays of the host are filled up to `size` images, or to what the devices can share, so that few shapes compile.
+        Every process of the mesh gives the same. Arrays of the host are filled up to `size` images, or to what the
+        devices can share, so that few shapes compile.
         """
         count = len(images)
-        devices = self.mesh.size
-        size = -(-max(count, size or 0) // devices) * devices
+        size = devices.rounded_up(max(count, size or 0), self.mesh)
         filled = np.pad(np.asarray(images), [(0, size - count), *[(0, 0)] * 3])
-        batch, mask = jax.device_put((filled, np.arange(size) < count), self.split)
+        batch, mask = (devices.split_rows(self.mesh, array) for array in (filled, np.arange(size) < count))
         self._add(batch, mask, np.arange(count) + self.count if indices is None else indices)
 
     def add_sharded(self, images: jax.Array, count: int) -> None:
         """Adds the first `count` of uint8 images [B, H, W, C] that lie on the mesh, on every host alike."""
-        place = np.arange(len(images)) < count
-        mask = jax.make_array_from_callback(place.shape, self.split, lambda index: place[index])
+        mask = devices.split_rows(self.mesh, np.arange(len(images)) < count)
         self._add(images, mask, np.arange(count) + self.count)
 
     @property
@@ -175,8 +170,8 @@ def batches_by_size(images: Iterable[np.ndarray], batch_size: int) -> Iterator[t
 @functools.cache
 def local_mesh() -> Mesh:
     """The devices of this process along one axis."""
-    devices = jax.local_devices()
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    own = jax.local_devices()
+    return jax.make_mesh((len(own),), ("data",), axis_types=(AxisType.Auto,), devices=own)
 
 
 def _stacked(group: list[tuple[int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from diffusion_jax.training.interruption import RESTART
@@ -87,6 +90,34 @@ def wait_for_all(name: str) -> None:
     if jax.process_count() > 1:
         with leaving_if_one_is_lost():
             multihost_utils.sync_global_devices(name)
+
+
+def by_first(function: Callable[[], Any]) -> Any:
+    """What a function returns in process 0, which alone runs it, in every process; or the ValueError that it raises.
+
+    All processes call this, and so go on alike. The value goes as JSON: floats are exact, tuples become lists.
+    """
+    answer, failed = {}, None
+    if jax.process_index() == 0:
+        try:
+            answer = {"value": function()}
+        except ValueError as error:
+            answer, failed = {"error": str(error)}, error
+    answer = json.loads(_from_first(json.dumps(answer, default=float)))
+    if "error" in answer:
+        raise failed or ValueError(answer["error"])
+    return answer["value"]
+
+
+def _from_first(text: str) -> str:
+    """The text of process 0."""
+    if jax.process_count() == 1:
+        return text
+    content = text.encode()
+    # filled up with spaces, so that few lengths compile
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(-(-len(content) // 1024) * 1024)))
+    filled = np.frombuffer(content.ljust(length)[:length], np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(filled)).tobytes().decode()
 
 
 @contextlib.contextmanager

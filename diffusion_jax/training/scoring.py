@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.training.checkpoints import Checkpoints
+from diffusion_jax.training.distributed import by_first
 from diffusion_jax.training.logging import say
 
 # The folder of the best parameters, laid out as checkpoints/ is, with "ema_params" alone.
@@ -62,7 +63,9 @@ class Scorekeeper:
 
     def __init__(self, scoring: Scoring, workdir: Path, step: int):
         self._scoring = scoring
-        self._history = _history(workdir / "metrics.jsonl", scoring.best_by, step)
+        # read by one, so that all decide alike
+        history = by_first(lambda: _history(workdir / "metrics.jsonl", scoring.best_by, step))
+        self._history: list[tuple[int, float]] = [(at, value) for at, value in history]
         self._checkpoints = Checkpoints(workdir / BEST, max_to_keep=1) if scoring.best_by else None
         if self._checkpoints:
             self._checkpoints.forget_after(step)

@@ -121,6 +121,9 @@ def test_devices_change_nothing(devices):
     assert_moments(streaming.collect(shards, mesh), FEATURES)
 
 
+DRAWN = ("drawn_mean", "drawn_covariance", "drawn")
+
+
 def test_two_processes_are_one(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -140,10 +143,13 @@ def test_two_processes_are_one(tmp_path):
     with np.load(tmp_path / "moments.npz") as moments:
         alone = streaming.finalize(stream(FEATURES, 64))
         mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
-        drawn = worker.of_drawn_images(mesh)
+        drawn = worker.of_images(mesh)
+        for name in ("features", "logits_unbiased"):
+            assert len(drawn[name]) == 24
+            np.testing.assert_allclose(moments[name], drawn[name], atol=1e-6)
         for found, expected in (
             ((moments["mean"], moments["covariance"], moments["count"]), alone),
-            ((moments["drawn_mean"], moments["drawn_covariance"], moments["drawn"]), drawn),
+            (tuple(moments[name] for name in DRAWN), tuple(drawn[name] for name in DRAWN)),
         ):
             other = expected[0] + 0.1, 1.1 * expected[1]
             assert found[2] == expected[2]

@@ -1,6 +1,6 @@
 """Moments of one process's share of the features: python -m tests.metrics.worker FILE PORT PROCESS PROCESSES.
 
-Process 0 writes the collected moments to FILE. Tests start it, and read the features from `features`.
+The last process writes the collected moments and rows to FILE. Tests start it, and read the features from `features`.
 """
 
 import sys
@@ -22,14 +22,17 @@ def features() -> np.ndarray:
     return (np.maximum(mixed, 0) * np.logspace(-2, 1, DIM)).astype(np.float32)
 
 
-def of_drawn_images(mesh: jax.sharding.Mesh) -> tuple[np.ndarray, np.ndarray, int]:
-    """Moments of images that lie on the devices of all processes, as a sampler leaves them."""
+def of_images(mesh: jax.sharding.Mesh) -> dict[str, np.ndarray | int]:
+    """Moments and rows of images on the devices of all processes, as a sampler leaves them, and of images of the host."""
     images = np.random.default_rng(1).integers(0, 256, (16, 4, 4, 3), np.uint8)
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    extraction = Extraction(toy.extractor(), mesh)
+    extraction = Extraction(toy.extractor(), mesh, keep=["features", "logits_unbiased"])
     for count in (16, 5):
         extraction.add_sharded(jax.make_array_from_callback(images.shape, everywhere, lambda i: images[i]), count)
-    return extraction.moments()
+    extraction.add(255 - images[:3], size=8)
+    mean, covariance, count = extraction.moments()
+    rows = {name: extraction.rows(name) for name in extraction.keep}
+    return {"drawn_mean": mean, "drawn_covariance": covariance, "drawn": count, **rows}
 
 
 def main(file: str, port: str, process: int, processes: int) -> None:
@@ -51,12 +54,9 @@ def main(file: str, port: str, process: int, processes: int) -> None:
             jax.make_array_from_process_local_data(split, mask[mine], mask.shape),
         )
     mean, covariance, count = streaming.finalize(streaming.collect(shards, mesh))
-    drawn_mean, drawn_covariance, drawn = of_drawn_images(mesh)
-    if process == 0:
-        np.savez(
-            file, mean=mean, covariance=covariance, count=count,
-            drawn_mean=drawn_mean, drawn_covariance=drawn_covariance, drawn=drawn,
-        )  # fmt: skip
+    of_drawn = of_images(mesh)
+    if process == processes - 1:  # what is gathered, all have
+        np.savez(file, mean=mean, covariance=covariance, count=count, **of_drawn)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Several real processes on this machine: one of them is lost, and the whole command is run by two."""
+"""Several real processes on this machine: one of them is lost, and the whole command is run by several."""
 
+import functools
 import json
 import os
 import re
@@ -9,9 +10,14 @@ import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
 import pytest
 
-from diffusion_jax.training import distributed
+from diffusion_jax import config, main
+from diffusion_jax.jobs import run
+from diffusion_jax.training import distributed, sharding
+from tests.configs import scored
 from tests.training.test_interruption import REPOSITORY, finish, last_step, saved_steps, start, wait_until
 
 
@@ -53,32 +59,77 @@ def test_where_one_is_lost_the_others_stop_and_all_resume(tmp_path, monkeypatch,
     assert steps == list(range(2, 25, 2))
 
 
-def command(workdir, *options, devices, **environment):
-    line = [sys.executable, "-m", "diffusion_jax.main", "--config", "tests/configs/tiny.py", "--workdir", str(workdir)]
+def command(file, workdir, *options, devices, **environment):
+    line = [sys.executable, "-m", "diffusion_jax.main", "--config", file, "--workdir", str(workdir)]
     environment = {**os.environ, **environment, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # nearly all of the time is compilation
     return subprocess.Popen(
         [*line, *options], cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 
-def test_two_processes_make_the_whole_run(tmp_path):
-    small = {"training.num_steps": 10, "evaluation.classifier_steps": 2, "evaluation.num_images": 20}
-    small |= {"evaluation.num_likelihood_images": 0, "sampling.num_steps": 2}
-    options = ["--config.mesh.fsdp=2", *(f"--config.{field}={value}" for field, value in small.items())]
+def commands(file, workdir, count, devices, *options):
+    """The same command by each of `count` processes, told so by flags and by the environment in turn."""
     address = free_address()
-    by_flags = ("--coordinator", address, "--num_processes", "2", "--process_id", "0")
-    by_environment = dict(zip(distributed.VARIABLES, (address, "2", "1"), strict=True))
-    both = [
-        command(tmp_path / "two", *options, *by_flags, devices=2),
-        command(tmp_path / "two", *options, devices=2, **by_environment),
+    running = []
+    for index in range(count):
+        if index % 2:
+            known = dict(zip(distributed.VARIABLES, (address, str(count), str(index)), strict=True))
+            running.append(command(file, workdir, *options, devices=devices, **known))
+        else:
+            flags = ("--coordinator", address, "--num_processes", str(count), "--process_id", str(index))
+            running.append(command(file, workdir, *options, *flags, devices=devices))
+    return running
+
+
+def assert_equal_numbers(found, expected):
+    """What two runs wrote, down to the last entry; numbers to 1e-6."""
+    if isinstance(expected, dict):
+        # Times, and the weights of the classifier: their last bits depend on the threads of the process.
+        own = {"seconds", "steps_per_second", "images_per_second", "weights_sha256"}
+        assert found.keys() == expected.keys()
+        for name in expected.keys() - own:
+            assert_equal_numbers(found[name], expected[name])
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_equal_numbers(one, other)
+    else:
+        assert found == (pytest.approx(expected, rel=1e-6, abs=1e-9) if isinstance(expected, float) else expected)
+
+
+@pytest.mark.parametrize(("count", "mesh"), [(2, {"fsdp": 2}), pytest.param(4, {"tensor": 2}, marks=pytest.mark.slow)])
+def test_several_processes_make_the_whole_run_that_one_makes(tmp_path, monkeypatch, count, mesh):
+    """Curve, scores in training, best parameters, evaluation, sweep and pictures; one device for each process."""
+    options = [f"--config.mesh.{axis}={size}" for axis, size in mesh.items()]
+    running = commands("tests/configs/scored.py", tmp_path / "many", count, 1, *options)
+
+    make_mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:count])
+    monkeypatch.setattr(sharding, "make_mesh", make_mesh)
+    alone = scored.get_config()
+    alone.mesh.update(mesh)
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        assert run.run(alone, tmp_path / "one", main.WHOLE_RUN, command="") == 0
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+
+    ends = [finish(process, timeout=300) for process in running]
+    assert [code for code, _ in ends] == [0] * count, ends
+    assert f"parameters on {count} x" in ends[0][1] and "parameters on" not in ends[1][1]
+    for name in ("samples.png", "denoising.png", "forward_noising.png"):
+        assert (tmp_path / "many" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
+    assert (tmp_path / "many" / "report.html").stat().st_size
+    assert [path.name for path in (tmp_path / "many" / "best").iterdir()] == [
+        path.name for path in (tmp_path / "one" / "best").iterdir()
     ]
-    ends = [finish(process, timeout=300) for process in both]
-    assert [code for code, _ in ends] == [0, 0], ends
-    assert "parameters on 4 x" in ends[0][1] and "parameters on" not in ends[1][1]
-    for name in ("samples.png", "evaluation.json", "report.html"):
-        assert (tmp_path / "two" / name).stat().st_size
-    [line] = map(json.loads, (tmp_path / "two" / "metrics.jsonl").read_text().splitlines())
-    assert line["step"] == 10 and line["bad_steps"] == 0
+    for name in ("metrics.jsonl", "scoring.json", "evaluation.json"):
+        texts = [(tmp_path / folder / name).read_text() for folder in ("many", "one")]
+        parts = [text.splitlines() if name.endswith("l") else [text] for text in texts]
+        found, expected = ([json.loads(part) for part in of] for of in parts)
+        assert_equal_numbers(found, expected)
+    scores = expected[0]["sweep"]["results"][0]
+    assert {"kernel_distance_classifier_digits", "recall_classifier_digits"} <= scores.keys()
 
 
 @pytest.mark.parametrize(
@@ -106,3 +157,16 @@ def test_without_a_coordinator_nothing_happens(monkeypatch):
     monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
     monkeypatch.setattr(distributed.jax.distributed, "initialize", None)
     distributed.initialize(None)
+
+
+def test_the_first_process_answers_for_all():
+    assert distributed.by_first(lambda: {"a": [0.1 + 0.2, None], "b": np.float32(0.1)}) == {
+        "a": [0.1 + 0.2, None],
+        "b": float(np.float32(0.1)),
+    }
+
+    def fail():
+        raise config.ConfigError("no images")
+
+    with pytest.raises(config.ConfigError, match="no images"):
+        distributed.by_first(fail)
