@@ -1,11 +1,13 @@
-"""Training and sampling beside the same network in diffusers.
+"""Training and sampling beside the same network in diffusers, or in EDM's released code.
 
     python -m benchmarks.networks train --network unet_cifar10 --batch 16
     python -m benchmarks.networks sample --network dit_b2 --batch 8 --precision bfloat16 --peer-python OTHER/bin/python
+    python -m benchmarks.networks train --network ddpmpp_cifar10 --edm CLONE_OF_NVLABS_EDM
 
-Each side is a process of its own. Ours writes its weights as diffusers reads them; the peer loads them, and their
+Each side is a process of its own. Ours writes its weights as the peer reads them; the peer loads them, and their
 outputs are compared before anything is timed. Then the two work in turns, so that whatever else the machine does falls
-on both. A train step is forward, backward, gradient clipping, Adam and the moving average. Sampling is DDIM.
+on both. A train step is forward, backward, gradient clipping, Adam and the moving average. Sampling is DDIM, or Heun's
+method for EDM's network.
 """
 
 from __future__ import annotations
@@ -37,11 +39,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="train steps or batches of samples a turn")
     parser.add_argument("--sampling-steps", type=int, default=10)
     parser.add_argument("--peer-python", default=sys.executable, help="where torch and diffusers are installed")
+    parser.add_argument("--edm", help="a clone of github.com/NVlabs/edm, the peer of ddpmpp_cifar10")
     given = parser.parse_args()
-    network = NETWORKS[given.network]
-    compared = network.peer is not None
-    if compared and given.peer_python == sys.executable and not importlib.util.find_spec("diffusers"):
-        sys.exit("diffusers is not installed here; name a Python that has it and torch with --peer-python")
+    in_edm = NETWORKS[given.network].in_edm
+    if given.peer_python == sys.executable and not importlib.util.find_spec("torch" if in_edm else "diffusers"):
+        sys.exit("the peer is not installed here; name a Python that has torch and diffusers with --peer-python")
+    if in_edm and not (given.edm and (Path(given.edm) / "training" / "networks.py").exists()):
+        sys.exit(f"{given.network} is compared with EDM's code; name a clone of github.com/NVlabs/edm with --edm")
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = [given.job, f"--network={given.network}", f"--batch={given.batch}", f"--rounds={given.rounds}"]
@@ -51,12 +55,13 @@ def main() -> None:
             f"--folder={folder}",
         ]
         sides = [Side(sys.executable, "benchmarks.sides.ours", arguments)]
-        if compared:
-            sides.append(Side(given.peer_python, "benchmarks.sides.peer", arguments))
-            difference = sides[1].facts["difference"]
-            print(f"largest difference between the outputs, relative: {difference:.1e}")
-            if not difference < TOLERANCE[given.precision] or len({side.facts["parameters"] for side in sides}) > 1:
-                sys.exit("the two sides are not the same network")
+        peer = "edm_peer" if in_edm else "peer"
+        edm = [f"--edm={Path(given.edm).resolve()}"] if in_edm else []
+        sides.append(Side(given.peer_python, f"benchmarks.sides.{peer}", arguments + edm))
+        difference = sides[1].facts["difference"]
+        print(f"largest difference between the outputs, relative: {difference:.1e}")
+        if not difference < TOLERANCE[given.precision] or len({side.facts["parameters"] for side in sides}) > 1:
+            sys.exit("the two sides are not the same network")
         seconds: list[list[float]] = [[] for _ in sides]
         for turn in range(given.turns + 1):
             for taken, side in zip(seconds, sides, strict=True):

@@ -18,13 +18,14 @@ class Network:
 
     Attributes:
       fields: of the config's model section; dropout is off, so that both sides compute the same.
-      peer: the class of diffusers that is the same network, or None.
+      peer: the class that is the same network, in diffusers or, if `in_edm`, in EDM's released code.
     """
 
     fields: dict[str, Any]
     image_size: int
     channels: int
-    peer: str | None
+    peer: str
+    in_edm: bool = False
     num_classes: int | None = None
     process: str = "linear"
     prediction: str = "epsilon"
@@ -43,7 +44,7 @@ NETWORKS = {
         channels=3,
         peer="UNet2DModel",
     ),
-    # EDM's for CIFAR-10; diffusers has no such network
+    # EDM's for CIFAR-10; diffusers has no such network, the paper's code has
     "ddpmpp_cifar10": Network(
         fields={
             "name": "edm_unet", "family": "song", "channels": 128, "channel_mults": (2, 2, 2), "num_res_blocks": 4,
@@ -52,7 +53,8 @@ NETWORKS = {
         },
         image_size=32,
         channels=3,
-        peer=None,
+        peer="SongUNet",
+        in_edm=True,
         process="edm",
         prediction="edm",
         weighting="edm",
@@ -99,4 +101,5 @@ def parse_side() -> argparse.Namespace:
     parser.add_argument("--sampling-steps", type=int, required=True)
     parser.add_argument("--precision", choices=PRECISIONS, required=True)
     parser.add_argument("--folder", required=True)
+    parser.add_argument("--edm", help="a clone of github.com/NVlabs/edm")
     return parser.parse_args()

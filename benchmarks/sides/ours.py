@@ -66,8 +66,7 @@ class Ours:
         )
         self.state = jax.jit(lambda key: state.create(self.method.init(key, self.batch), optimizer))(jax.random.key(0))
         self.state = self.state.replace(params=networks.perturbed(self.state.params))
-        if self.network.peer is not None:
-            self._save(Path(arguments.folder), arguments.precision)
+        self._save(Path(arguments.folder), arguments.precision)
 
         begun = time.perf_counter()
         if self.job == "train":
@@ -95,7 +94,7 @@ class Ours:
 
     def _save(self, folder: Path, precision: str) -> None:
         """The weights in the peer's layout, and what they make of a few inputs."""
-        hub.save(self.method.network, self.state.params, folder / "network", format="diffusers")
+        hub.save(self.method.network, self.state.params, folder / "network")
         inputs = networks.inputs(self.network, self.method.image_shape)
         with jax.default_matmul_precision(PRECISIONS[precision][1]):
             arguments = [jnp.asarray(value) for value in inputs.values()]

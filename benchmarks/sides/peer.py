@@ -1,133 +1,52 @@
-"""The peer's side: the network of diffusers with our weights, in PyTorch, as a careful user trains and samples it.
-
-On a GPU: torch.compile, channels last, fused Adam, and autocast for bfloat16. On a CPU: as it comes, which is faster
-there.
-"""
+"""diffusers as the peer: its networks, the epsilon loss and its DDIM."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import time
 from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from torch.optim import swa_utils
 
 from benchmarks.sides import networks, protocol
+from benchmarks.sides.torch_side import TorchSide
 
 
-class Peer:
+class Diffusers(TorchSide):
+    name = f"diffusers {diffusers.__version__}"
+
     def __init__(self, arguments: argparse.Namespace):
-        self.network = networks.NETWORKS[arguments.network]
-        assert self.network.peer is not None
-        self.on_gpu = torch.cuda.is_available()
-        self.device = torch.device("cuda" if self.on_gpu else "cpu")
-        self.rounds, self.precision = arguments.rounds, arguments.precision
-        tf32 = arguments.precision != "float32"
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        torch.backends.cudnn.benchmark = True
-        torch.manual_seed(0)
-
-        folder = Path(arguments.folder)
-        model = getattr(diffusers, self.network.peer).from_pretrained(folder / "network").to(self.device)
-        self.difference = self._compare(model, folder)
-        self.parameters = list(model.parameters())
-        self.average = [parameter.detach().clone() for parameter in self.parameters]
-        if self.on_gpu:
-            model = torch.compile(model.to(memory_format=torch.channels_last))
-        self.model = model
-        self.optimizer = torch.optim.Adam(self.parameters, lr=1e-4, fused=self.on_gpu, foreach=not self.on_gpu)
-        self.update_average = swa_utils.get_ema_multi_avg_fn(0.9999)
-        size, channels = self.network.image_size, self.network.channels
-        self.shape = (arguments.batch, channels, size, size)
-        self.images = torch.rand(self.shape, device=self.device) * 2 - 1
-        if self.on_gpu:
-            self.images = self.images.to(memory_format=torch.channels_last)
-        self.labels = torch.zeros(arguments.batch, dtype=torch.long, device=self.device)
         self.schedule = DDIMScheduler(1000, beta_schedule="linear", clip_sample=False)
         self.schedule.set_timesteps(arguments.sampling_steps)
-        self.alphas = self.schedule.alphas_cumprod.to(self.device)
-        self.round = self._train if arguments.job == "train" else self._sample
-        begun = time.perf_counter()
-        self.round()
-        self._wait()
-        self.compile_seconds = time.perf_counter() - begun
+        super().__init__(arguments)
 
-    def _call(self, model: Any, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def load(self, folder: Path) -> torch.nn.Module:
+        assert self.network.peer is not None
+        return getattr(diffusers, self.network.peer).from_pretrained(folder)
+
+    def call(self, model: Any, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self.network.num_classes is None:
             return model(x, t, return_dict=False)[0]
         return model(x, timestep=t, class_labels=labels, return_dict=False)[0]
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.precision == "bfloat16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
-
-    def _compare(self, model: Any, folder: Path) -> float:
-        """Largest difference between the two sides' outputs, relative to the largest output."""
-        shape = (self.network.image_size, self.network.image_size, self.network.channels)
-        inputs = networks.inputs(self.network, shape)
-        x = torch.from_numpy(np.ascontiguousarray(np.moveaxis(inputs["x"], -1, 1))).to(self.device)
-        t = torch.from_numpy(inputs["t"]).to(self.device)
-        labels = torch.from_numpy(inputs["labels"]).long().to(self.device) if "labels" in inputs else t
-        model.eval()  # the transformer drops labels in training
-        with torch.no_grad(), self._autocast():
-            theirs = np.moveaxis(self._call(model, x, t, labels).float().cpu().numpy(), 1, -1)
-        ours = np.load(folder / "ours.npz")["output"]
-        return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
-
-    def _train(self) -> None:
+    def loss(self) -> torch.Tensor:
         t = torch.randint(0, 1000, (len(self.images),), device=self.device)
         noise = torch.randn_like(self.images)
-        alpha = self.alphas[t].view(-1, 1, 1, 1)
+        alpha = self.schedule.alphas_cumprod.to(self.device)[t].view(-1, 1, 1, 1)
         x = alpha.sqrt() * self.images + (1 - alpha).sqrt() * noise
-        with self._autocast():
-            output = self._call(self.model, x, t, self.labels)
-        loss = (output.float() - noise).square().mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            self.update_average(self.average, self.parameters, 1)
+        with self.autocast():
+            output = self.call(self.model, x, t, self.labels)
+        return (output.float() - noise).square().mean()
 
-    @torch.inference_mode()
-    def _sample(self) -> None:
+    def sample(self) -> None:
         x = torch.randn(self.shape, device=self.device)
         for t in self.schedule.timesteps:
-            with self._autocast():
-                output = self._call(self.model, x, t.to(self.device).expand(len(x)), self.labels)
+            with self.autocast():
+                output = self.call(self.model, x, t.to(self.device).expand(len(x)), self.labels)
             x = self.schedule.step(output.float(), int(t), x, return_dict=False)[0]
-
-    def _wait(self) -> None:
-        if self.on_gpu:
-            torch.cuda.synchronize()
-
-    def facts(self) -> dict[str, Any]:
-        how = ", compiled, channels last" if self.on_gpu else ""
-        return {
-            "name": f"diffusers {diffusers.__version__} (torch {torch.__version__}{how})",
-            "device": torch.cuda.get_device_name() if self.on_gpu else f"cpu, {torch.get_num_threads()} threads",
-            "parameters": sum(parameter.numel() for parameter in self.parameters),
-            "compile_seconds": self.compile_seconds,
-            "difference": self.difference,
-        }
-
-    def run(self) -> float:
-        begun = time.perf_counter()
-        for _ in range(self.rounds):
-            self.round()
-        self._wait()
-        return time.perf_counter() - begun
-
-    def peak_bytes(self) -> int:
-        return torch.cuda.max_memory_allocated() if self.on_gpu else protocol.process_peak_bytes()
 
 
 if __name__ == "__main__":
-    protocol.serve(lambda: Peer(networks.parse_side()))
+    protocol.serve(lambda: Diffusers(networks.parse_side()))
