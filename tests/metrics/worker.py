@@ -23,7 +23,7 @@ def features() -> np.ndarray:
 
 
 def of_images(mesh: jax.sharding.Mesh) -> dict[str, np.ndarray | int]:
-    """Moments and rows of images on the devices of all processes, as a sampler leaves them, and of images of the host."""
+    """Moments and rows of images on the devices of all processes, as a sampler leaves them, and of the host's."""
     images = np.random.default_rng(1).integers(0, 256, (16, 4, 4, 3), np.uint8)
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     extraction = Extraction(toy.extractor(), mesh, keep=["features", "logits_unbiased"])
