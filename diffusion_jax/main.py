@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -157,7 +158,7 @@ def _parse(argv: list[str]) -> None:
         raise UsageError(f"--config {path}: there is no such file" + (f"; there are {', '.join(near)}" if near else ""))
     try:
         rest = flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
+    except Exception as error:  # a config file is a program, and may raise anything
         raise UsageError(_explain(error, argv)) from error
     if len(rest) > 1:
         raise UsageError(f"unexpected argument {rest[1]!r}; options begin with --, see --help")
@@ -180,6 +181,8 @@ def _explain(error: Exception, argv: list[str]) -> str:
     """One line that says which setting was refused and why."""
     from diffusion_jax import config
 
+    if "Traceback (most recent call last)" in str(error):
+        return _explain_file(str(error))
     message = " ".join(str(error).strip("'\"").split())
     # config_flags reports a bad override without naming it: try them one by one against the defaults.
     for argument in argv[1:]:
@@ -188,7 +191,24 @@ def _explain(error: Exception, argv: list[str]) -> str:
             refused = config.refuse_override(path, value)
             if refused:
                 return refused
-    return message
+    # ml_collections lists the whole config after what is wrong, and then what is near.
+    message, listed, rest = message.partition(" Other fields present: ")
+    if listed and "Did you mean" in rest:
+        message += f" Did you mean{rest.rpartition('Did you mean')[2]}"
+    place = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "get_config"]
+    if not place:
+        return message
+    kind = "" if isinstance(error, AttributeError) else f"{type(error).__name__}: "
+    return f"--config: {place[-1].filename}, line {place[-1].lineno}: {kind}{message}"
+
+
+def _explain_file(told: str) -> str:
+    """One line of the traceback that config_flags gives for an error inside of the config file."""
+    what = [line for line in told.splitlines() if line.strip()][-1]
+    if what.startswith("ValueError: "):  # written for the user
+        return what.removeprefix("ValueError: ")
+    file, line = re.findall(r'File "(.+?)", line ([0-9]+)', told)[-1]
+    return f"--config: {file}, line {line}: {what}"
 
 
 def _print_help() -> None:

@@ -148,6 +148,7 @@ def refused(capfd, *arguments):
         (["--config", "configs/digits.py", "--config.trainin.num_steps=3"], "did you mean 'training'"),
         (["--config", "configs/digits.py", "--config.training.num_steps=many"], "'many'; it must be of type int"),
         (["--config", "configs/digits.py", "surplus"], "unexpected argument 'surplus'"),
+        (["--config", "configs/papers/dit_imagenet256.py:xl3"], "jax: dit_imagenet256.py:xl3: there is no such size"),
         (["--config", "configs/digits.py", "--wrkdir", "x"], "wrkdir"),
     ],
 )
@@ -175,7 +176,10 @@ def test_a_config_file_with_a_mistake_is_named(capfd, tmp_path):
     broken.write_text(
         "from configs import digits\ndef get_config():\n    c = digits.get_config()\n    c.modle = 3\n    return c\n"
     )
-    assert "modle" in refused(capfd, "--config", str(broken))
+    line = refused(capfd, "--config", str(broken))
+    assert f'{broken}, line 4: Key "modle" does not exist' in line and 'mean "model"' in line and len(line) < 300
+    broken.write_text("def get_config():\n    return 1 / 0\n")
+    assert refused(capfd, "--config", str(broken)).endswith("broken.py, line 2: ZeroDivisionError: division by zero")
     empty = tmp_path / "empty.py"
     empty.write_text("x = 1\n")
     assert "get_config" in refused(capfd, "--config", str(empty))
