@@ -147,6 +147,14 @@ def test_the_average_forgets_the_initial_parameters(name):
     assert float(jnp.exp(jnp.sum(jnp.log(jnp.broadcast_to(kept, config.training.num_steps))))) < 1e-4
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("edm")])
+def test_epsilon_is_for_a_mean_where_the_released_code_sums(name):
+    config = whole(name)
+    values = config.data.image_size**2 * config.data.channels
+    loss_scale = 100 if name == "edm_imagenet64" else 1
+    np.testing.assert_allclose(config.optimizer.eps * values * loss_scale, 1e-8, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", [path.stem for path in FILES])
 def test_the_docstring_says_how_to_run_it(name):
     text = load(name).__doc__
