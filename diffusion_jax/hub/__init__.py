@@ -6,6 +6,7 @@ from diffusion_jax.hub.lora import add_lora, set_lora_weights
 from diffusion_jax.hub.pipelines import load_pipeline
 from diffusion_jax.hub.schedulers import load_sampler
 from diffusion_jax.hub.textual_inversion import add_embedding
+from diffusion_jax.models.scanned import scanned, unrolled
 
 __all__ = [
     "CheckpointError",
@@ -15,5 +16,7 @@ __all__ = [
     "load_pipeline",
     "load_sampler",
     "save",
+    "scanned",
     "set_lora_weights",
+    "unrolled",
 ]

@@ -29,6 +29,7 @@ from diffusion_jax.hub import (
 from diffusion_jax.hub.files import CheckpointError, read_config, read_tensors, write_config, write_tensors
 from diffusion_jax.hub.format import Config, Format, parameter_shapes
 from diffusion_jax.hub.tensors import flatten, from_params, to_params
+from diffusion_jax.models.scanned import unrolled
 
 FORMATS: tuple[Format, ...] = (
     unet2d.FORMAT,
@@ -119,7 +120,7 @@ def save(
     """Writes the network as config.json and one .safetensors file, the inverse of :func:`load`.
 
     Args:
-      model: the network.
+      model: the network. With scan_layers, the file has its blocks one by one all the same.
       params: its parameters.
       directory: made if missing; files of the same names are replaced.
       format: name of a layout ("diffusers", "guided-diffusion", "original"); None takes the first for this class of
@@ -129,7 +130,7 @@ def save(
     Raises:
       CheckpointError: no such layout, or settings that it cannot express.
     """
-    directory = Path(directory)
+    directory, (model, params) = Path(directory), unrolled(model, params)
     known = [candidate for candidate in FORMATS if isinstance(model, candidate.model_class)]
     if not known:
         raise CheckpointError(f"{type(model).__name__}: no layout of another library holds this network")

@@ -207,6 +207,10 @@ def _networks(pipeline: LatentDiffusion) -> dict[str, Network]:
     models |= {encoder.name: encoder.model for encoder in pipeline.encoders}
     found: dict[str, Network] = {}
     for name, model in models.items():
+        if getattr(model, "scan_layers", False):
+            raise CheckpointError(
+                f"{type(model).__name__} has scan_layers=True: a LoRA needs hub.unrolled(network, params)"
+            )
         shapes = {path: leaf.shape for path, leaf in flatten(pipeline.params[name]).items()}
         format_ = next(candidate for candidate in FORMATS if isinstance(model, candidate.model_class))
         layout = list(format_.tensors(model, shapes, format_.describe(model, shapes)))

@@ -43,7 +43,8 @@ class ConditionalTrunk(nn.Module):
     - sample_size: of the latents in training; upcast_attention: that training ran its attention in float32. Neither
       changes the network.
     - dropout: when training. remat: what the backward pass keeps of residual and transformer blocks, see
-      :mod:`diffusion_jax.models.remat`.
+      :mod:`diffusion_jax.models.remat`. scan_layers: the blocks of a transformer are one loop over stacked
+      parameters, see :mod:`diffusion_jax.models.scanned`; attention maps then cannot be asked for.
     - dtype: of the computation. Normalisation statistics, softmax and output are at least float32.
     """
 
@@ -64,6 +65,7 @@ class ConditionalTrunk(nn.Module):
     upcast_attention: bool = False
     dropout: float = 0.0
     remat: str = "none"
+    scan_layers: bool = False
     dtype: DTypeLike = "float32"
 
     def embed(
@@ -147,6 +149,7 @@ class ConditionalTrunk(nn.Module):
             initialization="pytorch",
             remat=self.remat,
             dtype=jnp.dtype(self.dtype),
+            scan_layers=self.scan_layers,
         )
 
     @nn.nowrap

@@ -24,7 +24,8 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.models import checks
 from diffusion_jax.models.layers import Dense, Dropout, Initializer, attention, matmul, timestep_embedding
-from diffusion_jax.models.remat import check_remat, rematerialized
+from diffusion_jax.models.remat import check_remat
+from diffusion_jax.models.scanned import apply_layers
 
 FREQUENCIES = 256  # of the time embedding, sines and cosines
 
@@ -68,6 +69,7 @@ class DiT(nn.Module):
     - mlp_norm_eps: of the normalisation before the second half of a block; the others have 1e-6.
     - dropout: behind the attention and inside the MLP, when training.
     - remat: what the backward pass keeps of blocks, see :mod:`diffusion_jax.models.remat`.
+    - scan_layers: equal blocks are one loop over stacked parameters, see :mod:`diffusion_jax.models.scanned`.
     - dtype: of the computation. Parameters, normalisation statistics, softmax and output are float32.
     """
 
@@ -84,6 +86,7 @@ class DiT(nn.Module):
     mlp_norm_eps: float = 1e-6
     dropout: float = 0.0
     remat: str = "none"
+    scan_layers: bool = False
     dtype: DTypeLike = "float32"
 
     @nn.compact
@@ -120,9 +123,17 @@ class DiT(nn.Module):
         shared = self.shared_conditioning
         names = ["conditioning"] if shared else [f"conditioning_{i}" for i in range(self.depth)]
         conditions = [Conditioning(self.width, options, name=name)(time, class_labels) for name in names]
-        block = rematerialized(DiTBlock, self.remat, (3,))
-        for i in range(self.depth):
-            h = block(options, name=f"blocks_{i}")(h, conditions[0 if shared else i], train)
+        h = apply_layers(
+            DiTBlock,
+            [(options,)] * self.depth,
+            "blocks",
+            lambda block, h, own: block(h, conditions[0] if shared else own, train),
+            h,
+            None if shared else jnp.stack(conditions),
+            scan=self.scan_layers,
+            remat=self.remat,
+            static_argnums=(3,),
+        )
 
         zeros = nn.initializers.zeros
         shift, scale = _split(options.dense(2 * self.width, "output_modulation", zeros)(conditions[0]), 2)

@@ -19,7 +19,7 @@ from diffusion_jax.models.joint_blocks import (
     Rotation,
     TimeTextEmbedding,
 )
-from diffusion_jax.models.remat import rematerialized
+from diffusion_jax.models.scanned import apply_layers
 
 THETA = 10_000.0  # of the rotary positions
 
@@ -30,7 +30,8 @@ class FluxTransformer(nn.Module):
     Fields; the defaults are Flux schnell's: out_channels, of each token; depth and single_depth, blocks of two
     streams and of one; num_heads, head_width; rotary_widths, channels of a head that turn with each of a token's three
     positions; guidance, whether the network is told the guidance scale (dev); remat, what the backward pass keeps of
-    blocks (:mod:`diffusion_jax.models.remat`); dtype of the computation (normalisation statistics, softmax and output
+    blocks (:mod:`diffusion_jax.models.remat`); scan_layers, equal blocks as one loop over stacked parameters
+    (:mod:`diffusion_jax.models.scanned`); dtype of the computation (normalisation statistics, softmax and output
     are at least float32).
     """
 
@@ -42,6 +43,7 @@ class FluxTransformer(nn.Module):
     rotary_widths: tuple[int, ...] = (16, 56, 56)
     guidance: bool = False
     remat: str = "none"
+    scan_layers: bool = False
     dtype: DTypeLike = "float32"
 
     @nn.compact
@@ -77,13 +79,24 @@ class FluxTransformer(nn.Module):
         context = o.dense(o.width, "context_embedder")(encoder_hidden_states)
         rotation = rotary_angles(jnp.concatenate([jnp.asarray(img_ids), jnp.asarray(txt_ids)]), self.rotary_widths)
 
-        block = rematerialized(JointBlock, self.remat)
-        single = rematerialized(SingleBlock, self.remat)
-        for i in range(self.depth):
-            h, context = block(o, name=f"transformer_blocks_{i}")(h, context, condition, rotation)
-        h = jnp.concatenate([h, context], axis=1)
-        for i in range(self.single_depth):
-            h = single(o, name=f"single_transformer_blocks_{i}")(h, condition, rotation)
+        h, context = apply_layers(
+            JointBlock,
+            [(o,)] * self.depth,
+            "transformer_blocks",
+            lambda block, streams, _: block(*streams, condition, rotation),
+            (h, context),
+            scan=self.scan_layers,
+            remat=self.remat,
+        )
+        h = apply_layers(
+            SingleBlock,
+            [(o,)] * self.single_depth,
+            "single_transformer_blocks",
+            lambda block, h, _: block(h, condition, rotation),
+            jnp.concatenate([h, context], axis=1),
+            scan=self.scan_layers,
+            remat=self.remat,
+        )
         h = FinalNorm(o, name="norm_out")(h[:, :length], condition)
         h = o.dense(self.out_channels, "proj_out", nn.initializers.zeros)(h)
         return h.astype(jnp.promote_types(o.dtype, jnp.float32))

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from diffusion_jax.models import checks
 from diffusion_jax.models.dit import PatchEmbedding, encode_places, position_embedding
 from diffusion_jax.models.joint_blocks import FinalNorm, JointBlock, JointOptions, TimeTextEmbedding
-from diffusion_jax.models.remat import rematerialized
+from diffusion_jax.models.scanned import apply_layers
 
 
 class MMDiT(nn.Module):
@@ -31,6 +31,7 @@ class MMDiT(nn.Module):
       from whose middle those of a latent are cut.
     - stored_positions: the table is a parameter, for files whose table is not the one of the formula.
     - remat: what the backward pass keeps of blocks, see :mod:`diffusion_jax.models.remat`.
+    - scan_layers: equal blocks are one loop over stacked parameters, see :mod:`diffusion_jax.models.scanned`.
     - dtype: of the computation. Normalisation statistics, softmax and output are at least float32.
     """
 
@@ -45,6 +46,7 @@ class MMDiT(nn.Module):
     position_grid: int = 192
     stored_positions: bool = False
     remat: str = "none"
+    scan_layers: bool = False
     dtype: DTypeLike = "float32"
 
     @nn.compact
@@ -76,10 +78,15 @@ class MMDiT(nn.Module):
         condition = TimeTextEmbedding(o, name="time_text_embed")(time, pooled_projections)
         context = o.dense(o.width, "context_embedder")(encoder_hidden_states)
 
-        block = rematerialized(JointBlock, self.remat)
-        for i in range(self.depth):
-            dual, last = i in self.dual_attention, i == self.depth - 1
-            h, context = block(o, dual, last, name=f"transformer_blocks_{i}")(h, context, condition)
+        h, context = apply_layers(
+            JointBlock,
+            [(o, i in self.dual_attention, i == self.depth - 1) for i in range(self.depth)],
+            "transformer_blocks",
+            lambda block, streams, _: block(*streams, condition),
+            (h, context),
+            scan=self.scan_layers,
+            remat=self.remat,
+        )
         h = FinalNorm(o, name="norm_out")(h, condition)
         h = o.dense(p * p * self.out_channels, "proj_out", nn.initializers.zeros)(h)
         h = h.reshape(batch, *grid, p, p, self.out_channels).swapaxes(2, 3)

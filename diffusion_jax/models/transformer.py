@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.models.attention import attention_map, dot_product_attention
 from diffusion_jax.models.layers import Conv, Dense, Dropout, GroupNorm, Initialization
-from diffusion_jax.models.remat import rematerialized
+from diffusion_jax.models.scanned import apply_layers
 
 ATTENTION_MAPS = "attention"  # collection of the cross-attention maps
 
@@ -32,6 +32,7 @@ class TransformerOptions:
       initialization: see :mod:`diffusion_jax.models.layers`.
       remat: what the backward pass keeps of each block, see :mod:`diffusion_jax.models.remat`.
       dtype: of the computation.
+      scan_layers: the blocks are one loop over stacked parameters, see :mod:`diffusion_jax.models.scanned`.
     """
 
     depth: int
@@ -42,6 +43,7 @@ class TransformerOptions:
     initialization: Initialization
     remat: str
     dtype: DTypeLike
+    scan_layers: bool = False
 
     def dense(self, features: int, name: str, *, use_bias: bool = True, last: bool = False) -> Dense:
         return Dense(features, self.initialization, last, self.dtype, use_bias=use_bias, name=name)
@@ -67,9 +69,18 @@ class SpatialTransformer(nn.Module):
 
         h = GroupNorm(o.norm_groups, 1e-6, o.dtype, name="norm")(x)
         h = project("proj_in")(h).reshape(x.shape[0], -1, channels)
-        block = rematerialized(TransformerBlock, o.remat, (3,))
-        for i in range(o.depth):
-            h = block(o, name=f"transformer_blocks_{i}")(h, context, train)
+        if o.scan_layers and self.is_mutable_collection(ATTENTION_MAPS) and not self.is_initializing():
+            raise ValueError("scan_layers=True: a loop over layers keeps no attention maps; hub.unrolled undoes it")
+        h = apply_layers(
+            TransformerBlock,
+            [(o,)] * o.depth,
+            "transformer_blocks",
+            lambda block, h, _: block(h, context, train),
+            h,
+            scan=o.scan_layers,
+            remat=o.remat,
+            static_argnums=(3,),
+        )
         return x + project("proj_out", last=True)(h.reshape(x.shape))
 
 

@@ -37,6 +37,8 @@ LOGICAL_AXES: tuple[tuple[str, tuple[str, str]], ...] = (
     (r"conv_?2/kernel$", ("hidden", "features")),
 )
 MESH_AXES = {"heads": "tensor", "hidden": "tensor"}
+# The name of a module whose arrays are those of several layers, stacked along a first axis that a loop goes through.
+STACKED = re.compile(r"_\d+_to_\d+/")
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
@@ -98,7 +100,11 @@ def parameter_spec(path: str, shape: Sequence[int], mesh_shape: Mapping[str, int
       shape: of the array. A small one is repeated on all devices.
       mesh_shape: the sizes of the mesh by axis. "tensor" splits what LOGICAL_AXES and MESH_AXES say, and "fsdp" the
         parts again; arrays without such an axis are split by "fsdp" along the largest, the last of equals.
+        Stacked layers are split as one of them: a loop over layers could not take a whole one otherwise.
     """
+    if STACKED.search(path):
+        layer = parameter_spec(STACKED.sub("/", path), shape[1:], mesh_shape)
+        return P(None, *layer) if len(layer) else P()
     if math.prod(shape) < MIN_SHARDED_SIZE:
         return P()
     fsdp = ("fsdp",) if mesh_shape["fsdp"] > 1 else ()
