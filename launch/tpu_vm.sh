@@ -166,11 +166,15 @@ install() {
 }
 
 run() {
-    local line
+    local line busy
+    # Two runs on one TPU would only take it from each other.
+    # shellcheck disable=SC2016 # expanded there, not here
+    busy='if [ ! -e diffusion_jax.exit ] && kill -0 "$(cat diffusion_jax.pid 2>/dev/null)" 2>/dev/null; then'
+    busy+=' echo "launch: a run is going on here; stop ends it" >&2; exit 2; fi'
     line=$(quoted nohup setsid ./launch/supervise.sh "${arguments[@]}" --workdir "$workdir" --coordinator auto)
     # The remote shell leaves at once; the run that it has started goes on.
     line="EXIT_FILE=../diffusion_jax.exit DIFFUSION_JAX_ACCELERATOR=tpu $line >../diffusion_jax.log 2>&1 </dev/null"
-    on_worker all "cd diffusion_jax && rm -f ../diffusion_jax.exit && ${setup:+($setup) && }{ $line & echo \$! >../diffusion_jax.pid; }"
+    on_worker all "$busy; cd diffusion_jax && rm -f ../diffusion_jax.exit && ${setup:+($setup) && }{ $line & echo \$! >../diffusion_jax.pid; }"
 }
 
 up() { create && copy && install && run; }

@@ -1,5 +1,6 @@
 """tpu_vm.sh against a stand-in for gcloud, which runs what is meant for a worker in a folder of its own."""
 
+import os
 import shlex
 import subprocess
 import time
@@ -18,7 +19,9 @@ printf '%q ' "$@" >>"$CALLS"; echo >>"$CALLS"
 case $4 in
     describe) [[ -n ${STATE:-} ]] && echo "$STATE" ;;
     scp) [[ $6 == *: || $5 == *:* ]] || cp "$5" "$WORKER/${6#*:}" ;;
-    ssh) for argument; do [[ $argument != --command=* ]] || (cd "$WORKER" && bash -c "${argument#--command=}"); done ;;
+    ssh) for argument; do
+        [[ $argument != --command=* ]] || (cd "$WORKER" && bash -c "${argument#--command=}") || exit
+    done ;;
 esac
 """
 
@@ -94,6 +97,14 @@ def test_up_copies_installs_and_runs_there(machine):
     assert (copied / "mounted").exists() and int((machine.worker / "diffusion_jax.pid").read_text()) > 1
     ran = (copied / "ran").read_text().split("\n")[:-1]
     assert ran == [*RUN[1:], "--workdir", "/shared/a b", "--coordinator", "auto"]
+
+
+def test_a_second_run_does_not_begin_beside_the_first(machine):
+    (machine.worker / "diffusion_jax").mkdir()
+    (machine.worker / "diffusion_jax.pid").write_text(str(os.getpid()))  # of a process that lives
+    code, _, errors = machine.launch("tpu_vm.sh", *PLACE, "run", *RUN)
+    assert code == 2 and "a run is going on here; stop ends it" in errors
+    assert not (machine.worker / "diffusion_jax.log").exists()
 
 
 @pytest.mark.parametrize(
