@@ -62,6 +62,10 @@ def test_a_nan_is_refused_in_every_field():
         ),
         ({"sampling__ema_width": 0.1}, "config.sampling.ema_width is 0.1, which is put together from snapshots"),
         ({"sampling__ema_width": -1.0}, "config.sampling.ema_width is -1.0; it must be above 0"),
+        (
+            {"sampling__guide": "run", "sampling__guide_ema_width": 0.9},
+            "config.sampling.guide_ema_width is 0.9; it must be above 0 and at most 0.2887",
+        ),
         ({"posthoc_ema__snapshot_every": 0}, "config.posthoc_ema.snapshot_every is 0"),
         ({"evaluation__num_images": 1}, "config.evaluation.num_images is 1; it must be 2 or more"),
         ({"evaluation__every": -5}, "config.evaluation.every is -5"),

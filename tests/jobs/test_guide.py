@@ -58,16 +58,10 @@ def test_without_a_width_the_guide_is_its_newest_checkpoint(trained):
     jax.tree.map(np.testing.assert_array_equal, session.guide_parameters, session.parameters[1])
 
 
-@pytest.mark.parametrize(
-    ("guide", "message"),
-    [
-        ({"guide_step": 3, "guide_ema_width": 0.1}, "step is 3, but there is no snapshot of it in .*; the nearest is"),
-        ({"guide_ema_width": 0.9}, "sigma_rel is 0.9"),
-    ],
-)
-def test_a_guide_that_was_not_kept_is_one_line(trained, guide, message):
-    session = Session(config_of(guidance_scale=2.0, guide=str(trained), **guide), trained)
-    with pytest.raises(ValueError, match=message) as caught:
+def test_a_guide_that_was_not_kept_is_one_line(trained):
+    guide = {"guide": str(trained), "guide_step": 3, "guide_ema_width": 0.1}
+    session = Session(config_of(guidance_scale=2.0, **guide), trained)
+    with pytest.raises(ValueError, match=r"step is 3, but there is no snapshot of it in .*; the nearest is") as caught:
         _ = session.guide_parameters
     assert "\n" not in str(caught.value)
 
