@@ -1,4 +1,6 @@
+import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,13 @@ from flax import linen as nn
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from diffusion_jax import config as experiment
+from diffusion_jax.config import build
+from diffusion_jax.jobs import run
+from diffusion_jax.methods.diffusion import Diffusion
 from diffusion_jax.models.registry import MODELS
 from diffusion_jax.training import optimizer, sharding, state, step
+from tests.configs import tiny
 from tests.training import toy
 
 BOTH = ("tensor", "fsdp")
@@ -169,41 +176,54 @@ class Method(toy.Denoiser):
         return loss.mean(), {"loss": (loss, jnp.ones_like(loss))}
 
 
-class Network(Method):
-    """The same for a real one, with parameters of which none is zero."""
-
-    shape: tuple[int, ...]
+class Real(Diffusion):
+    """A class-conditional method on a real network, with parameters of which none is zero."""
 
     def init(self, key, batch):
-        params = self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros(1))["params"]
-        leaves, tree = jax.tree.flatten(params)
-        keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
-        noise = [0.1 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-        return jax.tree.unflatten(tree, [leaf + more for leaf, more in zip(leaves, noise, strict=True)])
-
-    def apply(self, params, x):
-        return self.network.apply({"params": params}, x.reshape(-1, *self.shape), jnp.zeros(len(x))).reshape(x.shape)
+        """Constants, as the compilation of a network's own takes as long as that of the step."""
+        leaves, tree = jax.tree.flatten(jax.eval_shape(super().init, key, batch))
+        rng = np.random.default_rng(0)
+        return jax.tree.unflatten(tree, [rng.normal(size=leaf.shape, scale=0.1).astype(np.float32) for leaf in leaves])
 
 
-class Transformer(Network):
-    shape = (4, 4, 2)
+def real_method(name):
+    config = experiment.default()
+    config.data.update({"image_size": 4, "channels": 2})
+    config.method.update({"class_conditional": True, "label_dropout": 0.25})
+    config.model.name = name
+    config.model.update(
+        {
+            "dit": {"width": 32, "depth": 1, "num_heads": 4, "dropout": 0.1},
+            "unet": {
+                **{"channels": 16, "channel_mults": (1,), "num_res_blocks": 1, "norm_groups": 4},
+                "attention_resolutions": (4,),
+            },
+        }[name]
+    )
+    method = build.method(config, num_classes=3)
+    return Real(**{field.name: getattr(method, field.name) for field in dataclasses.fields(method)})
 
-    def __init__(self):
-        super().__init__(MODELS["dit"](out_channels=2, width=32, depth=2, num_heads=4))
+
+class Images(toy.Counter):
+    """Batches of images with labels."""
+
+    def __next__(self):
+        image = super().__next__()["image"].reshape(-1, 4, 4, 2)
+        return {"image": image, "label": np.arange(len(image), dtype=np.int32) % 3}
 
 
-class UNet(Network):
-    shape = (4, 4, 2)
-
-    def __init__(self):
-        super().__init__(
-            MODELS["unet"](out_channels=2, **{**NETWORKS["unet"], "attention_resolutions": (2,), "image_size": 4})
-        )
+METHODS = {
+    "toy": (Method, toy.Counter, 1),
+    "dit": (functools.partial(real_method, "dit"), Images, 2),
+    "unet": (functools.partial(real_method, "unet"), Images, 2),
+}
 
 
-def losses(mesh, method, num_steps=3):
-    update, _ = optimizer.make_optimizer("sgd", learning_rate=0.1)
-    batches = toy.Counter()
+def learn(mesh, name, num_steps=3):
+    """(losses, state after them, the lowered step) of one of METHODS, some with their batches in two parts."""
+    make, batches, accumulation_steps = METHODS[name]
+    method, batches = make(), batches()
+    update, _ = optimizer.make_optimizer("sgd", learning_rate=0.1, momentum=0.9)
     batch = sharding.global_batch(mesh, next(batches))
 
     def create(batch):
@@ -211,44 +231,104 @@ def losses(mesh, method, num_steps=3):
 
     shardings = sharding.state_shardings(mesh, jax.eval_shape(create, batch))
     now = jax.jit(create, out_shardings=shardings)(batch)
-    run = step.make_train_step(method, update, lambda _: 0.5, mesh, shardings)
+    run = step.make_train_step(method, update, lambda _: 0.5, mesh, shardings, accumulation_steps=accumulation_steps)
     lowered = run.lower(now, batch, jax.random.key(1))
+    compiled = lowered.compile()
     curve = []
     for _ in range(num_steps):
-        now, sums = run(now, batch, jax.random.key(1))
+        now, sums = compiled(now, batch, jax.random.key(1))
         curve.append(float(sums["loss"][0] / sums["loss"][1]))
         batch = sharding.global_batch(mesh, next(batches))
     return curve, now, lowered
 
 
 @pytest.fixture(scope="module")
-def one_device():
-    """Curves on one device, each made once."""
-    return functools.cache(lambda method: losses(sharding.make_mesh(devices=jax.devices()[:1]), method())[0])
+def quick_to_compile():
+    """Most of the time of these tests is XLA's."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.mark.parametrize("method", [Method, *(pytest.param(m, marks=pytest.mark.slow) for m in (Transformer, UNet))])
+@pytest.fixture(scope="module")
+def one_device(quick_to_compile):
+    """Curves and averages on one device, each made once."""
+
+    @functools.cache
+    def of(name):
+        curve, after, _ = learn(sharding.make_mesh(devices=jax.devices()[:1]), name)
+        return curve, jax.device_get(after.ema_params)
+
+    return of
+
+
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(
     ("devices", "sizes"),
     [
         (2, {"tensor": 2}),
+        (4, {"fsdp": 2}),
         (8, {"fsdp": 2, "tensor": 2}),
-        pytest.param(4, {"fsdp": 2}, marks=pytest.mark.slow),
-        pytest.param(8, {}, marks=pytest.mark.slow),
-        pytest.param(8, {"fsdp": -1, "data": 1}, marks=pytest.mark.slow),
+        *(
+            pytest.param(devices, sizes, marks=pytest.mark.slow)
+            for devices, sizes in (
+                (2, {}),
+                (2, {"fsdp": -1, "data": 1}),
+                (4, {"tensor": 4}),
+                (4, {"fsdp": 2, "tensor": 2}),
+                (8, {}),
+                (8, {"fsdp": -1, "data": 1}),
+                (8, {"tensor": 4}),
+                (8, {"fsdp": 4}),
+                (8, {"fsdp": 4, "tensor": 2}),
+            )
+        ),
     ],
 )
-def test_every_mesh_learns_the_same_curve(one_device, devices, sizes, method):
+def test_every_mesh_learns_the_same_curve(one_device, devices, sizes, name):
+    """Classes, dropped labels, attention, dropout, parts of the batch, the moving average: none knows of the mesh."""
     mesh = sharding.make_mesh(**sizes, devices=jax.devices()[:devices])
-    curve, after, lowered = losses(mesh, method())
-    np.testing.assert_allclose(curve, one_device(method), rtol=1e-5)
+    curve, after, lowered = learn(mesh, name)
+    expected, averages = one_device(name)
+    np.testing.assert_allclose(curve, expected, rtol=1e-5)
     assert len({round(loss, 6) for loss in curve}) == 3
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), jax.device_get(after.ema_params), averages)
     big = max(jax.tree.leaves(after.params), key=lambda leaf: leaf.size)
-    parts = mesh.shape["fsdp"] * (mesh.shape["tensor"] if method is Method else 1)
+    parts = mesh.shape["fsdp"] * (mesh.shape["tensor"] if name == "toy" else 1)
     assert big.addressable_shards[0].data.size * parts <= big.size
     # What each module returned, beside the gradients (as many again as there are parameters).
     constraints = lowered.as_text().count("sharding_constraint")
     assert constraints >= len(jax.tree.leaves(after.params)) + 4
+
+
+@pytest.mark.usefixtures("quick_to_compile")
+@pytest.mark.parametrize(
+    ("devices", "sizes"),
+    [
+        (8, {"fsdp": 2, "tensor": 2}),
+        pytest.param(4, {"data": 1, "fsdp": -1}, marks=pytest.mark.slow),
+        pytest.param(2, {"tensor": 2}, marks=pytest.mark.slow),
+    ],
+)
+def test_every_mesh_runs_the_same_job(tmp_path, monkeypatch, devices, sizes):
+    """The job from its config to metrics.jsonl, resumed on one device in the middle."""
+    make_mesh = sharding.make_mesh
+
+    def job(folder, num_steps, devices, sizes):
+        monkeypatch.setattr(sharding, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:devices]))
+        config = tiny.get_config()
+        config.model.width = 64
+        config.training.update({"num_steps": num_steps, "log_every": 1, "accumulation_steps": 2})
+        config.optimizer.schedule = "constant"  # which knows nothing of the number of steps
+        config.mesh.update(sizes)
+        assert run.run(config, tmp_path / folder, ("train",), command="") == 0
+        rows = [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
+        return [[row[name] for name in ("step", "loss", "grad_norm")] for row in rows]
+
+    expected = job("one", 6, 1, {})
+    assert len(expected) == 6
+    np.testing.assert_allclose(job("other", 4, devices, sizes), expected[:4], rtol=1e-5)
+    np.testing.assert_allclose(job("other", 6, 1, {}), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("remat", [False, True])
