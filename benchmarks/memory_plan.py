@@ -116,39 +116,46 @@ def sdxl(depth: tuple[int, int, int], layers: Layers) -> tuple[Any, dict[str, tu
 BUILDERS: dict[str, Callable[..., Any]] = {"dit_xl": dit_xl, "sdxl": sdxl}
 
 
-def lowered(
+def shapes(
     method: Any, example: dict[str, tuple[Sequence[int], str]], mesh: Any, batch_size: int
-) -> tuple[float, Any]:
-    """(bytes of the state on one device, a train step of Adam with an average of the parameters, to be compiled)."""
+) -> tuple[Any, dict[str, Any], Any]:
+    """(train state of Adam with an average of the parameters, batch, key): shapes, dtypes and where they are to lie."""
     import jax
 
-    from diffusion_jax.models import attention
-    from diffusion_jax.training import ema, optimizer, sharding, state, step
+    from diffusion_jax.training import optimizer, sharding, state
 
-    if on_tpu(mesh):  # the program is to be the one that a process with TPUs would trace
-        attention.implementation = lambda dtype, head_width: "xla"
-    update, _ = optimizer.make_optimizer("adam")
     split = sharding.batch_sharding(mesh)
-    example = {**example, "position": ((), "int32")}
     batch = {
         name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=split)
-        for name, (shape, dtype) in example.items()
+        for name, (shape, dtype) in {**example, "position": ((), "int32")}.items()
     }
     key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(lambda key, batch: state.initial(method, update, key, batch), key, batch)
-    shapes = sharding.sharded_shapes(mesh, shapes)
-    shardings = sharding.state_shardings(mesh, shapes)
-    run = step.make_train_step(method, update, ema.make_ema("ddpm"), mesh, shardings, matmul_precision="default")
-    return sum(_bytes(leaf) for leaf in jax.tree.leaves(shapes)), run.lower(shapes, batch, key)
+    update, _ = optimizer.make_optimizer("adam")
+    whole = jax.eval_shape(lambda key, batch: state.initial(method, update, key, batch), key, batch)
+    return sharding.sharded_shapes(mesh, whole), batch, key
+
+
+def held(state: Any) -> float:
+    """Bytes of a state of `shapes` on one device."""
+    import jax
+
+    return sum(_bytes(leaf) for leaf in jax.tree.leaves(state))
 
 
 def compiled(method: Any, example: dict[str, tuple[Sequence[int], str]], mesh: Any, batch_size: int) -> Memory:
     """The memory of one device in a train step. Raises DoesNotFit."""
     import jax
 
-    from diffusion_jax.training import memory
+    from diffusion_jax.models import attention
+    from diffusion_jax.training import ema, memory, optimizer, sharding, step
 
-    held, program = lowered(method, example, mesh, batch_size)
+    if on_tpu(mesh):  # the program is to be the one that a process with TPUs would trace
+        attention.implementation = lambda dtype, head_width: "xla"
+    state, batch, key = shapes(method, example, mesh, batch_size)
+    shardings = sharding.state_shardings(mesh, state)
+    update, _ = optimizer.make_optimizer("adam")
+    run = step.make_train_step(method, update, ema.make_ema("ddpm"), mesh, shardings, matmul_precision="default")
+    program = run.lower(state, batch, key)
     # The machine code is never run, so it need not be good.
     options = topology.QUICKLY if on_tpu(mesh) else {"xla_backend_optimization_level": 0}
     try:
@@ -156,8 +163,8 @@ def compiled(method: Any, example: dict[str, tuple[Sequence[int], str]], mesh: A
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise DoesNotFit(held, str(error).splitlines()[0]) from error
-    return Memory(held, needed - held)
+        raise DoesNotFit(held(state), str(error).splitlines()[0]) from error
+    return Memory(held(state), needed - held(state))
 
 
 def on_tpu(mesh: Any) -> bool:
@@ -197,7 +204,7 @@ def table(
 
     from diffusion_jax.training import sharding
 
-    shapes = [mesh_shape(count, tensor) for count in counts]
+    meshes = [mesh_shape(count, tensor) for count in counts]
     devices = [topology.tpu_devices(generation, count) if generation else jax.devices()[:count] for count in counts]
     chip = f"{generation}, {topology.CHIP_MEMORY[generation]} GiB a chip" if generation else "fake CPU devices"
     blocks = "scan" if layers.scan_layers else "unrolled"
@@ -205,7 +212,7 @@ def table(
     yield f"{chip}; jax {jax.__version__}; GiB on each device"
     names = " ".join(f"{name:>8}" for name in ("state", "step", "in all", "seconds"))
     yield f"{'devices':>8} {'data x fsdp x tensor':>21} {'batch':>6} {names}"
-    for count, shape, chosen in zip(counts, shapes, devices, strict=True):
+    for count, shape, chosen in zip(counts, meshes, devices, strict=True):
         mesh = sharding.make_mesh(*shape, devices=chosen)
         batch_size = batch_per_device * shape[0] * shape[1]
 
@@ -220,10 +227,10 @@ def table(
         except DoesNotFit as error:
             yield f"{row} {error.state / GIB:>8.3f} {refusal(error)}"
             continue
-        held, needed = memory.state / GIB, (memory.state + memory.temporary) / GIB
+        state, needed = memory.state / GIB, (memory.state + memory.temporary) / GIB
         seconds = time.monotonic() - begun
         fits = "" if generation is None else " fits" if needed <= topology.CHIP_MEMORY[generation] else " does not fit"
-        yield f"{row} {held:>8.3f} {needed - held:>8.3f} {needed:>8.3f} {seconds:>8.0f}{fits}"
+        yield f"{row} {state:>8.3f} {needed - state:>8.3f} {needed:>8.3f} {seconds:>8.0f}{fits}"
 
 
 def refusal(error: DoesNotFit) -> str:

@@ -23,8 +23,11 @@ def step(depth: int, devices: int) -> tuple:
     config = experiment.default()
     config.data.image_size, config.data.channels = 8, 4
     config.model.update({"name": "dit", "width": 64, "depth": depth, "num_heads": 2})
-    mesh = sharding.make_mesh(*memory_plan.mesh_shape(devices, 1), devices=jax.devices()[:devices])
-    return build.method(config, None), {"image": ((8, 8, 4), "float32")}, mesh, 16
+    return build.method(config, None), {"image": ((8, 8, 4), "float32")}, mesh_of(devices), 16
+
+
+def mesh_of(devices: int):
+    return sharding.make_mesh(*memory_plan.mesh_shape(devices, 1), devices=jax.devices()[:devices])
 
 
 def test_the_line_through_few_blocks_is_followed_to_all():
@@ -49,7 +52,7 @@ def test_meshes_of_the_plan_use_every_device(devices, tensor, shape):
 
 
 def test_state_is_split_over_the_devices():
-    one, two, eight = (memory_plan.lowered(*step(1, devices))[0] for devices in (1, 2, 8))
+    one, two, eight = (memory_plan.held(memory_plan.shapes(*step(1, devices))[0]) for devices in (1, 2, 8))
     # Biases and other arrays of fewer than 1,024 numbers are held by every device.
     assert one / 2 < two < one / 2 * 1.05
     assert one / 8 < eight < one / 8 * 1.2
@@ -99,12 +102,19 @@ def rows(*options: str) -> list[list[float]]:
 # Parameters in millions: Peebles & Xie 2023, table 1, and diffusers' SDXL. Four of each in float32 are held: the
 # parameters, their average, and Adam's two moments.
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "millions"), [("dit_xl", 675), ("sdxl", 2567.5)])
-def test_the_state_of_published_networks_is_split_over_the_devices(model, millions):
-    one, eight = rows("--model", model, "--devices", "1,8", "--batch_per_device", "1")
-    assert one[5] == pytest.approx(4 * 4 * millions * 1e6 / GIB, rel=0.01)
-    assert eight[5] == pytest.approx(one[5] / 8, rel=0.01)
-    assert one[4] == 1 and eight[4] == 8 and eight[6] > 0
+@pytest.mark.parametrize(("model", "depth", "millions"), [("dit_xl", 28, 675), ("sdxl", (1, 2, 10), 2567.5)])
+def test_the_state_of_published_networks_is_split_over_the_devices(model, depth, millions):
+    method, example = memory_plan.BUILDERS[model](depth, Layers())
+    one, eight = (memory_plan.held(memory_plan.shapes(method, example, mesh_of(devices), 8)[0]) for devices in (1, 8))
+    assert one == pytest.approx(4 * 4 * millions * 1e6, rel=0.01)
+    assert eight == pytest.approx(one / 8, rel=0.01)
+
+
+@pytest.mark.slow
+def test_the_program_compiles_whole_dit_xl_for_fake_devices():
+    (eight,) = rows("--devices", "8", "--batch_per_device", "1")
+    assert eight[:5] == [8, 1, 8, 1, 8]
+    assert eight[5] == pytest.approx(4 * 4 * 675e6 / GIB / 8, rel=0.01) and eight[6] > 0
 
 
 @pytest.mark.slow
