@@ -66,6 +66,7 @@ PAPERS = {
 CLASSES = {"tfds:cifar10": 10, "tfds:imagenet2012": 1000, "latents": 1000}
 # Behind a colon is the argument of get_config; files with one are run in miniature at one size.
 NAMES = list(PAPERS)
+STEMS = {path.stem for path in FILES}
 RUNS = [name for name in NAMES if ":" not in name or name.endswith((":s", ":xl2"))]
 
 # U-Nets compile for one to two minutes on two cores; this one, which is also the longest way, on latents, in seconds.
@@ -108,7 +109,12 @@ def printed(count: int, like: str) -> str:
 
 
 def test_every_file_is_in_the_table():
-    assert {path.stem for path in FILES} == {name.partition(":")[0] for name in NAMES}
+    assert STEMS == {name.partition(":")[0] for name in NAMES}
+
+
+def test_the_readme_lists_them_all():
+    rows = [line.split("`")[1] for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
+    assert [name.replace(":", ".py:") for name in NAMES] == [row for row in rows if row.split(".py")[0] in STEMS]
 
 
 @pytest.mark.parametrize("name", NAMES)
