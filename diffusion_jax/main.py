@@ -218,9 +218,12 @@ def _print_help() -> None:
         print(f"  {mode:10} {text}")
     print("\nconfig fields and their defaults (unset: the default of what `name` picks):")
     from diffusion_jax import config
+    from diffusion_jax.config import describe
 
+    texts = describe.descriptions()
     for path, value in config.flatten(config.default()):
-        print(f"  --config.{path}={'' if value is None else value}")
+        field = f"  --config.{path}={'' if value is None else value}"
+        print(f"{field:55} {texts[path]}" if path in texts else field)
 
 
 if __name__ == "__main__":

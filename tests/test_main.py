@@ -190,3 +190,12 @@ def test_help_lists_modes_and_fields(capsys):
     shown = capsys.readouterr().out
     for expected in ("--config.training.batch_size=128", "evaluate", "--workdir", "--config.sampling.guidance_scale"):
         assert expected in shown
+
+
+def test_help_says_what_fields_mean(capsys):
+    assert command.main(["main", "--help"]) == 0
+    lines = (line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("  --config."))
+    meanings = {line[0]: line[-1] for line in lines}
+    assert meanings["--config.training.batch_size=128"] == "over all devices and hosts"  # said beside the field
+    assert meanings["--config.optimizer.learning_rate=0.0002"] == "after warm-up"  # by the constructor
+    assert meanings["--config.model.dropout="] == "inside residual blocks, when training"  # by the network

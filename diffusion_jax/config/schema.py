@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import config_dict
@@ -25,6 +26,15 @@ NAMED_SECTIONS: dict[str, tuple[Registry, tuple[str, ...]]] = {
     "time_sampler": (TIME_SAMPLERS, ("num_timesteps",)),
     "sampling": (SAMPLERS, ("process", "prediction")),
 }
+# Sections that are the arguments of one constructor, and those of them that follow from the rest.
+PLAIN_SECTIONS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    "data": (data.load_source, ("split",)),
+    "latents": (LatentSpace, ()),
+    "augmentation": (Augmentation, ()),
+    "optimizer": (optimizer.make_optimizer, ("num_steps", "batch_size")),
+    "ema": (ema.make_ema, ("batch_size",)),
+    "posthoc_ema": (power_ema.PosthocEMA, ()),
+}
 # Fields of named sections that belong to the job and not to the constructor.
 SHARED_FIELDS = {
     "sampling": (
@@ -38,17 +48,19 @@ def default() -> config_dict.ConfigDict:
     """A new config with every field at its default; experiments change what differs."""
     config = config_dict.ConfigDict()
     config.name = "experiment"  # also names the default work directory, runs/<name>
-    config.seed = 0
+    config.seed = 0  # of everything that is drawn
     config.quick = False  # the whole experiment in miniature, to see it run: diffusion_jax/config/quick.py
 
     config.debug = False  # stop at the first value that is not a number and say where it came from; deterministic GPUs
 
-    config.data = plain_section(data.load_source, excluded=("split",))
+    config.data = plain_section(*PLAIN_SECTIONS["data"])
     config.data.name = "digits"  # digits, image_folder, latents, or tfds:<dataset>
     config.data.flip = False  # random horizontal flips
     config.data.num_workers = 0  # processes that decode images; 0 decodes in threads of the main one
 
-    config.latents = plain_section(LatentSpace)  # of latent_diffusion; mean and std unset: those of the data's channels
+    config.latents = plain_section(
+        *PLAIN_SECTIONS["latents"]
+    )  # of latent_diffusion; mean and std unset: those of the data's channels
     config.latents.vae = config_dict.placeholder(str)  # folder of the autoencoder; unset: that of the data
 
     config.model = named_section(MODELS, "unet", NAMED_SECTIONS["model"][1])
@@ -60,27 +72,31 @@ def default() -> config_dict.ConfigDict:
     config.method.name = "diffusion"  # or latent_diffusion, whose data are latents
     config.method.prediction = "epsilon"  # what the network's output means: epsilon, sample, v, ...
     config.method.bound = "none"  # hybrid, hybrid_unscaled and vlb also learn the variance (improved DDPM)
-    config.method.class_conditional = False
+    config.method.class_conditional = False  # the network is told the classes of the data
     config.method.label_dropout = 0.1  # share of labels dropped in training, for classifier-free guidance
     config.method.coupling = "independent"  # of noise and images; optimal_transport matches them in each whole batch
     config.method.adaptive_weighting = False  # of noise levels, by a loss that the network learns for each (EDM2)
-    config.augmentation = plain_section(Augmentation)  # EDM's, of which the network is told; 0.12 for CIFAR-10
+    config.augmentation = plain_section(
+        *PLAIN_SECTIONS["augmentation"]
+    )  # EDM's, of which the network is told; 0.12 for CIFAR-10
 
     config.training = config_dict.ConfigDict()
     config.training.batch_size = 128  # over all devices and hosts
-    config.training.num_steps = 10_000
+    config.training.num_steps = 10_000  # updates
     config.training.accumulation_steps = 1  # parts of the batch, one after the other; 0: by the memory
     config.training.compute_dtype = "float32"  # of activations; parameters stay float32
     config.training.matmul_precision = "highest"  # highest is float32; default lets GPUs use TF32, TPUs bfloat16
-    config.training.log_every = 100
-    config.training.checkpoint_every = 1000
-    config.training.max_to_keep = 2
+    config.training.log_every = 100  # updates between lines of metrics.jsonl
+    config.training.checkpoint_every = 1000  # updates between checkpoints
+    config.training.max_to_keep = 2  # newest checkpoints, beside the best
     config.training.sanitize_gradients = False  # infinities become large numbers, as in EDM's released code
     config.training.max_bad_steps = 10  # updates in a row that may be left out because they are not finite
 
-    config.optimizer = plain_section(optimizer.make_optimizer, excluded=("num_steps", "batch_size"))
-    config.ema = plain_section(ema.make_ema, excluded=("batch_size",))
-    config.posthoc_ema = plain_section(power_ema.PosthocEMA)  # averages for sampling.ema_width, kept if snapshot_every
+    config.optimizer = plain_section(*PLAIN_SECTIONS["optimizer"])
+    config.ema = plain_section(*PLAIN_SECTIONS["ema"])
+    config.posthoc_ema = plain_section(
+        *PLAIN_SECTIONS["posthoc_ema"]
+    )  # averages for sampling.ema_width, kept if snapshot_every
     config.mesh = config_dict.ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # devices along each axis; -1: the rest
 
     config.sampling = named_section(SAMPLERS, "ddim", NAMED_SECTIONS["sampling"][1])
