@@ -9,9 +9,6 @@ Network:    52,546,438 parameters
 Sampler:    ancestral, learned variance, estimates of x_0 clipped, all 4000 steps (from memory)
 Protocol:   50,000 images, truncated to 8 bits, against the training images
 Cost:       64 M images, 3.2e18 FLOP: about 6 hours at 150 TFLOP/s
-
-Differs from the paper: the network is told the timestep 0 .. 3999 itself, where the released code divides it by 4
-(`rescale_timesteps`, which it switches off for its class-conditional and LSUN networks).
 """
 
 from diffusion_jax import config as experiment
@@ -37,6 +34,7 @@ def get_config():
     config.model.norm_eps = 1e-5
     config.model.flip_sin_to_cos = True
     config.model.freq_shift = 0.0
+    config.model.time_scale = 0.25  # 1000 / T, rescale_timesteps
     config.model.downsample_padding = 1
     config.model.initialization = "pytorch"
 

@@ -8,8 +8,6 @@ Network:    52,546,438 parameters
 Sampler:    ancestral, learned variance, estimates of x_0 clipped, all 4000 steps (from memory)
 Protocol:   50,000 images, truncated to 8 bits, against the training images
 Cost:       64 M images, 3.2e18 FLOP: about 6 hours at 150 TFLOP/s
-
-Differs from the paper as iddpm_cifar10.py does.
 """
 
 from configs.papers import iddpm_cifar10

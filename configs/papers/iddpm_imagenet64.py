@@ -9,8 +9,6 @@ Network:    121,063,942 parameters
 Sampler:    ancestral, learned variance, estimates of x_0 clipped, all 4000 steps (from memory)
 Protocol:   50,000 images, truncated to 8 bits, against the training images
 Cost:       192 M images, 4.6e19 FLOP: about 85 hours at 150 TFLOP/s
-
-Differs from the paper: the timestep, as in iddpm_cifar10.py.
 """
 
 from configs.papers import iddpm_cifar10

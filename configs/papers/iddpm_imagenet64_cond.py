@@ -23,6 +23,7 @@ def get_config():
     config.name = "iddpm_imagenet64_cond"
     config.data.name = "tfds:imagenet2012"
     config.model.channels = 192
+    config.model.time_scale = 1.0
     config.method.bound = "hybrid_unscaled"
     config.method.class_conditional = True
     config.method.label_dropout = 0.0

@@ -32,6 +32,7 @@ FIELDS: dict[str, Any] = {
     "norm_eps": 1e-6,
     "flip_sin_to_cos": False,
     "freq_shift": 1.0,
+    "time_scale": 1.0,
 }
 
 

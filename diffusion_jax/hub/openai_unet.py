@@ -61,6 +61,7 @@ def build(config: Config, dtype: DTypeLike) -> UNet:
         norm_eps=1e-5,
         flip_sin_to_cos=True,
         freq_shift=0,
+        time_scale=config.get("time_scale", 1.0),
         dropout=config.get("dropout", 0.0),
         initialization="pytorch",
         dtype=dtype,
@@ -81,7 +82,9 @@ def describe(model: UNet, shapes: Shapes) -> dict[str, Any]:
         if getattr(model, field) != value:
             raise CheckpointError(f"{field}={getattr(model, field)!r}: guided-diffusion's UNetModel has {value!r}")
     attention = attention_levels(model, shapes)
-    return {
+    # There it is a setting of the diffusion, which the network does not know.
+    scaled = {} if model.time_scale == 1 else {"time_scale": model.time_scale}
+    return scaled | {
         "image_size": reference_size(model, attention),
         "in_channels": shapes[("conv_in", "kernel")][2],
         "model_channels": model.channels,

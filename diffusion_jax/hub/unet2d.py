@@ -119,6 +119,11 @@ def describe(model: UNet, shapes: Shapes) -> dict[str, Any]:
             f"channel_mults={model.channel_mults}: UNet2DModel's first level has multiplier 1;"
             " format='guided-diffusion' can hold this network"
         )
+    if model.time_scale != 1:
+        raise CheckpointError(
+            f"time_scale={model.time_scale}: UNet2DModel is told the time as it is;"
+            " format='guided-diffusion' can hold this network"
+        )
     attention = attention_levels(model, shapes)
     kind = "conv" if model.resample == "conv" else "resnet"
     config: dict[str, Any] = {

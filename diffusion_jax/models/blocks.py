@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from diffusion_jax.models.attention import dot_product_attention
 from diffusion_jax.models.layers import (
     Conv,
     Dense,
@@ -18,7 +19,6 @@ from diffusion_jax.models.layers import (
     GroupNorm,
     Initialization,
     UpsampleConv,
-    attention,
     average_pool,
     upsample_nearest,
 )
@@ -118,7 +118,7 @@ class Attention(nn.Module):
         h = o.norm("group_norm")(x) if self.normalize else x
         h = h.reshape(batch, height * width, channels)
         q, k, v = (o.dense(channels, name)(h) for name in ("to_q", "to_k", "to_v"))
-        h = attention(q, k, v, heads)
+        h = dot_product_attention(q, k, v, heads)
         return x + o.dense(channels, "to_out_0", last=True)(h.reshape(x.shape))
 
 

@@ -23,7 +23,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.models import checks
-from diffusion_jax.models.layers import Dense, Dropout, Initializer, attention, matmul, timestep_embedding
+from diffusion_jax.models.attention import dot_product_attention
+from diffusion_jax.models.layers import Dense, Dropout, Initializer, matmul, timestep_embedding
 from diffusion_jax.models.remat import check_remat
 from diffusion_jax.models.scanned import apply_layers
 
@@ -191,7 +192,7 @@ class DiTBlock(nn.Module):
         # The paper's code draws query, key and value as one kernel [width, 3 width] by Xavier's rule.
         init = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
         q, k, v = (o.dense(width, name, init)(tokens) for name in ("to_q", "to_k", "to_v"))
-        attended = attention(q, k, v, o.num_heads)
+        attended = dot_product_attention(q, k, v, o.num_heads)
         h = h + gate * dropout(o.dense(width, "to_out")(attended))
 
         tokens = o.norm(h, o.mlp_norm_eps) * (1 + mlp_scale) + mlp_shift

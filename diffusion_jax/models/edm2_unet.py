@@ -19,8 +19,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.models import checks
+from diffusion_jax.models.attention import dot_product_attention
 from diffusion_jax.models.edm_blocks import Resample, downsample, upsample
-from diffusion_jax.models.layers import Dropout, attention
+from diffusion_jax.models.layers import Dropout
 from diffusion_jax.models.magnitude_preserving import (
     MPConv,
     MPDense,
@@ -262,5 +263,5 @@ class EDM2Block(nn.Module):
             normalize(MPDense(channels, o.dtype, name=name)(tokens).reshape(by_head), -1).reshape(tokens.shape)
             for name in ("to_q", "to_k", "to_v")
         )
-        attended = attention(q, k, v, channels // o.head_channels)
+        attended = dot_product_attention(q, k, v, channels // o.head_channels)
         return MPDense(channels, o.dtype, name="attn_proj")(attended.reshape(x.shape))

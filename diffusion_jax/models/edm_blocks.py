@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax import lax
 from jax.typing import DTypeLike
 
+from diffusion_jax.models.attention import dot_product_attention
 from diffusion_jax.models.layers import (
     Conv,
     Dense,
@@ -23,7 +24,6 @@ from diffusion_jax.models.layers import (
     Initialization,
     Initializer,
     UpsampleConv,
-    attention,
     average_pool,
     upsample_nearest,
 )
@@ -198,7 +198,7 @@ class EDMAttention(nn.Module):
         batch, height, width, channels = x.shape
         tokens = o.norm(channels, "norm2")(x).reshape(batch, height * width, channels)
         q, k, v = (self._projection(channels, name)(tokens) for name in ("to_q", "to_k", "to_v"))
-        attended = attention(q, k, v, channels // (o.family.head_channels or channels))
+        attended = dot_product_attention(q, k, v, channels // (o.family.head_channels or channels))
         return o.dense(channels, "proj", last=True)(attended.reshape(x.shape))
 
     def _projection(self, channels: int, name: str) -> Dense:

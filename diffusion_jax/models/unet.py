@@ -43,6 +43,8 @@ class UNet(nn.Module):
     - scale_shift_norm: the time embedding scales and shifts the second norm of a block (improved-diffusion, ADM).
     - norm_groups, norm_eps: 32 and 1e-6 in DDPM; 1e-5 in OpenAI's networks.
     - flip_sin_to_cos, freq_shift: see :func:`diffusion_jax.models.layers.timestep_embedding`; OpenAI: True, 0.
+    - time_scale: times are multiplied by it before they are embedded; 1000 / T where improved-diffusion has
+      rescale_timesteps.
     - dropout: inside residual blocks, when training.
     - initialization: "ddpm" or "pytorch", see :mod:`diffusion_jax.models.layers`.
     - remat: what the backward pass keeps of residual blocks, see :mod:`diffusion_jax.models.remat`.
@@ -68,6 +70,7 @@ class UNet(nn.Module):
     norm_eps: float = 1e-6
     flip_sin_to_cos: bool = False
     freq_shift: float = 1.0
+    time_scale: float = 1.0
     dropout: float = 0.1
     initialization: Initialization = "ddpm"
     remat: str = "none"
@@ -99,7 +102,7 @@ class UNet(nn.Module):
         dtype = jnp.dtype(self.dtype)
         options = self._options()
 
-        time = jnp.broadcast_to(jnp.asarray(timestep), (batch,))
+        time = jnp.broadcast_to(jnp.asarray(timestep) * self.time_scale, (batch,))
         embedding = timestep_embedding(
             time, self.channels, flip_sin_to_cos=self.flip_sin_to_cos, freq_shift=self.freq_shift
         )
@@ -171,6 +174,8 @@ class UNet(nn.Module):
         checks.check_dropout(self.dropout)
         if not self.norm_eps > 0:
             raise ValueError(f"norm_eps={self.norm_eps!r}: it must be positive")
+        if not self.time_scale > 0:
+            raise ValueError(f"time_scale={self.time_scale!r}: it must be positive")
         if self.channels // 2 <= self.freq_shift:
             raise ValueError(f"channels={self.channels}: the time embedding needs at least 4")
         checks.check_dtype(self.dtype)

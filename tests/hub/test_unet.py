@@ -106,6 +106,16 @@ def test_a_trained_network_can_be_opened_by_both_libraries(tmp_path):
         np.testing.assert_array_equal(out, expected)
 
 
+def test_the_scale_of_time_goes_with_the_network(tmp_path):
+    fields = {"norm_eps": 1e-5, "flip_sin_to_cos": True, "freq_shift": 0, "downsample_padding": 1}
+    model = UNet(
+        channels=32, channel_mults=(1, 2), num_res_blocks=1, attention_resolutions=(4,), time_scale=0.25, **fields
+    )
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), _shapes(model))
+    hub.save(model, params, tmp_path, format="guided-diffusion")
+    assert hub.load(tmp_path)[0].time_scale == 0.25
+
+
 def test_image_size_of_the_file_does_not_bind_the_images(tmp_path):
     # attention stays at its level when the same network is applied to smaller images, or states no size
     stated = hub.load(write("unet2d-ddpm-cifar", tmp_path / "stated"))
@@ -189,6 +199,9 @@ def test_layouts_refuse_what_they_cannot_express(tmp_path):
         hub.save(heads, _shapes(heads), tmp_path)
     with pytest.raises(hub.CheckpointError, match="norm_eps=1e-06: guided-diffusion's UNetModel has 1e-05"):
         hub.save(heads, _shapes(heads), tmp_path, format="guided-diffusion")
+    scaled = heads.clone(num_heads=1, time_scale=0.25)
+    with pytest.raises(hub.CheckpointError, match=r"time_scale=0\.25: .* format='guided-diffusion' can hold"):
+        hub.save(scaled, _shapes(scaled), tmp_path)
     with pytest.raises(
         hub.CheckpointError, match="'keras': UNet can be saved as 'diffusers' or 'guided-diffusion' or 'ddpm'"
     ):

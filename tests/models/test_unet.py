@@ -223,3 +223,12 @@ def test_labels_must_match_the_network():
         TINY.init(jax.random.key(0), **batch | {"class_labels": jnp.zeros(3, jnp.int32)})
     with pytest.raises(ValueError, match="num_classes=10, but none were given"):
         TINY.clone(num_classes=10).init(jax.random.key(0), **batch)
+
+
+def test_time_is_scaled_before_it_is_embedded():
+    params = randomized(TINY)
+    given = inputs(TINY)
+    quarter = TINY.clone(time_scale=0.25).apply({"params": params}, **{**given, "timestep": given["timestep"] * 4})
+    np.testing.assert_array_equal(quarter, TINY.apply({"params": params}, **given))
+    with pytest.raises(ValueError, match="time_scale=0: it must be positive"):
+        TINY.clone(time_scale=0).apply({"params": params}, **given)
