@@ -184,5 +184,5 @@ def test_a_folder_without_an_index_is_refused(tmp_path):
 
 
 def test_an_unknown_solver_is_refused(folder):
-    with pytest.raises(ValueError, match=r"sampler 'k_best' does not exist .* it can be ddpm, ddim, plms, euler"):
+    with pytest.raises(ValueError, match=r"sampler 'k_best' does not exist .* it can be ddpm, ddim, plms, pndm, euler"):
         hub.load_pipeline(folder, sampler="k_best")
