@@ -19,11 +19,14 @@ import platform as machine
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from benchmarks.sides.networks import JOBS, NETWORKS, PRECISIONS
 from benchmarks.sides.protocol import Side
 
+# Seconds before each turn: OpenMP's threads turn in circles for a while after the other side's work.
+PAUSE = 1.0
 # Larger differences mean that the two sides do not compute the same.
 TOLERANCE = {"float32": 1e-4, "tf32": 2e-2, "bfloat16": 1e-1}
 
@@ -65,6 +68,7 @@ def main() -> None:
         seconds: list[list[float]] = [[] for _ in sides]
         for turn in range(given.turns + 1):
             for taken, side in zip(seconds, sides, strict=True):
+                time.sleep(PAUSE)
                 elapsed = side.run()
                 if turn:  # the first one warms up
                     taken.append(elapsed)
