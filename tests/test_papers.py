@@ -69,8 +69,8 @@ NAMES = list(PAPERS)
 STEMS = {path.stem for path in FILES}
 RUNS = [name for name in NAMES if ":" not in name or name.endswith((":s", ":xl2"))]
 
-# U-Nets compile for one to two minutes on two cores; this one, which is also the longest way, on latents, in seconds.
-DEFAULT_RUNS = ("dit_imagenet256:xl2",)
+# The longest way, on latents, and the two kinds of U-Net; each takes 10 to 40 s, so the others are slow tests.
+DEFAULT_RUNS = ("dit_imagenet256:xl2", "iddpm_cifar10", "edm_cifar10_uncond_vp")
 # What a quick run may change. Everything else is the experiment.
 SIZES = {
     *("name", "data.name", "data.path", "data.image_size"),
