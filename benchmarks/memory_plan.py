@@ -8,7 +8,7 @@ partitions it as it would for a pod and says what each device needs (`memory_ana
 
 With --topology it is the compiler for that generation of TPUs (`pip install "jax[tpu]"`; no TPU is needed), which
 refuses what does not fit. Without, it is the one for the CPU: its state is exact, but what is temporary depends on the
-backend, and what recomputing saves (--remat) does not show.
+backend, and what recomputing saves (--remat) shows only where the blocks are a loop.
 
 The blocks are one loop over stacked parameters (config.model.scan_layers), so all of them can be compiled. Written out
 (--unrolled) that would take long and say no more: memory is linear in the number of blocks, so networks with few are

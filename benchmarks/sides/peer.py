@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,14 @@ class Diffusers(TorchSide):
             return model(x, t, return_dict=False)[0]
         return model(x, timestep=t, class_labels=labels, return_dict=False)[0]
 
+    @functools.cached_property
+    def alphas(self) -> torch.Tensor:
+        return self.schedule.alphas_cumprod.to(self.device)
+
     def loss(self) -> torch.Tensor:
         t = torch.randint(0, 1000, (len(self.images),), device=self.device)
         noise = torch.randn_like(self.images)
-        alpha = self.schedule.alphas_cumprod.to(self.device)[t].view(-1, 1, 1, 1)
+        alpha = self.alphas[t].view(-1, 1, 1, 1)
         x = alpha.sqrt() * self.images + (1 - alpha).sqrt() * noise
         with self.autocast():
             output = self.call(self.model, x, t, self.labels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import sys
 import time
 from typing import Any
@@ -89,7 +88,7 @@ def _bits_per_dimension(session: Session) -> dict:
     images, labels = data.load_arrays(session.test_source, limit=config.evaluation.num_likelihood_images)
     _, params = session.parameters
     split = sharding.batch_sharding(session.mesh)
-    devices = math.prod(session.mesh.shape[axis] for axis in sharding.BATCH_AXES)
+    devices = sharding.num_shards(session.mesh)
     size = min(config.sampling.batch_size, -(-len(images) // devices) * devices)
 
     @functools.partial(jax.jit, out_shardings=sharding.replicated(session.mesh))

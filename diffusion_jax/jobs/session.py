@@ -56,7 +56,7 @@ class Session:
         self.workdir = workdir.absolute()
         with build.section("mesh"):
             self.mesh: Mesh = sharding.make_mesh(**config.mesh)
-        num_devices = int(np.prod([self.mesh.shape[axis] for axis in sharding.BATCH_AXES]))
+        num_devices = sharding.num_shards(self.mesh)
         check(config, num_devices)
         if config.quick:
             config = shrink(config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +55,7 @@ def fit_batch(compile_step: Callable[[int], Any], mesh: Mesh, batch_size: int, l
     Raises:
       ValueError: one example a device is too much.
     """
-    rows = batch_size // math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
+    rows = batch_size // sharding.num_shards(mesh)
     least = 0
     for parts in (parts for parts in range(1, rows + 1) if rows % parts == 0):
         try:

@@ -67,9 +67,14 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
+def num_shards(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def check_batch_size(mesh: Mesh, batch_size: int, accumulation_steps: int = 1) -> None:
     """Raises ValueError unless the global batch splits evenly over devices and accumulation steps."""
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    shards = num_shards(mesh)
     parts = shards * accumulation_steps
     if batch_size % parts:
         raise ValueError(
@@ -136,7 +141,7 @@ def constrained_activations(mesh: Mesh, batch_size: int) -> Iterator[None]:
     XLA guesses the layout of activations from parameters and batch, and where those pull in two directions it may
     gather a batch on every device. batch_size: B, by which activations [B, ...] are told.
     """
-    if mesh.size == 1 or batch_size % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
+    if mesh.size == 1 or batch_size % num_shards(mesh):
         yield
         return
 

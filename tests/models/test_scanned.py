@@ -73,8 +73,7 @@ def test_outputs_and_gradients_are_those_of_the_blocks_written_out(name, remat):
     given = {first: rng.normal(size=given[first].shape).astype(np.float32), **{key: given[key] for key in rest}}
 
     def gradient(model, params):
-        loss = lambda p: jnp.square(model.apply({"params": p}, **given)).mean()  # noqa: E731
-        return jax.value_and_grad(loss)(params)
+        return jax.value_and_grad(lambda p: jnp.square(model.apply({"params": p}, **given)).mean())(params)
 
     def both(params):
         return gradient(model, params), gradient(looped(model, remat=remat), stack(params))
@@ -152,8 +151,8 @@ def test_every_layer_drops_out_for_itself(remat):
     class Network(nn.Module):
         @nn.compact
         def __call__(self):
-            call = lambda block, h, place: block(h, place)  # noqa: E731
-            return apply_layers(Draw, [()] * 5, "blocks", call, jnp.zeros(5), jnp.eye(5), scan=True, remat=remat)
+            start, places = jnp.zeros(5), jnp.eye(5)
+            return apply_layers(Draw, [()] * 5, "blocks", Draw.__call__, start, places, scan=True, remat=remat)
 
     drawn, again = (Network().apply({}, rngs={"dropout": jax.random.key(seed)}) for seed in (0, 1))
     assert len({*map(float, drawn), *map(float, again)}) == 10
