@@ -19,7 +19,7 @@ from diffusion_jax.hub.files import CheckpointError
 from diffusion_jax.hub.format import Config, Format
 from diffusion_jax.hub.tensors import Path, Shapes, Tensor, fused_attention, leaf_name, parameter
 from diffusion_jax.hub.unet2d import attention_levels, reference_size
-from diffusion_jax.models.unet import UNet
+from diffusion_jax.models.unet import UNet, UNetEncoder
 
 # module of a residual or attention block -> its name there
 RESNET = {
@@ -32,55 +32,68 @@ RESNET = {
 }
 ATTENTION = {"group_norm": "norm", "to_out_0": "proj_out"}
 QKV = ("to_q", "to_k", "to_v")
+# What all of these networks have.
+FIXED: dict[str, Any] = {
+    "norm_groups": 32,
+    "norm_eps": 1e-5,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_attention": True,
+    "mid_attention_norm": True,
+}
 
 
 def build(config: Config, dtype: DTypeLike) -> UNet:
+    return UNet(
+        out_channels=config["out_channels"],
+        num_classes=config.get("num_classes"),
+        null_class=False,
+        dtype=dtype,
+        **fields(config, "UNetModel"),
+    )
+
+
+def fields(config: Config, name: str) -> dict[str, Any]:
+    """What U-Nets and classifiers have in common, from the arguments of the class of that name there."""
     if not config.get("conv_resample", True) or config.get("dims", 2) != 2:
-        raise CheckpointError("UNetModel is covered with conv_resample=True and dims=2 only")
+        raise CheckpointError(f"{name} is covered with conv_resample=True and dims=2 only")
     heads_up = config.get("num_heads_upsample", -1)
     num_heads = config.get("num_heads", 1)
     if heads_up not in (-1, None, num_heads):
-        raise CheckpointError(f"UNetModel with num_heads_upsample={heads_up} is not covered; it could be -1")
+        raise CheckpointError(f"{name} with num_heads_upsample={heads_up} is not covered; it could be -1")
     size = config["image_size"]
     head_channels = config.get("num_head_channels", -1)
-    return UNet(
-        out_channels=config["out_channels"],
-        channels=config["model_channels"],
-        channel_mults=tuple(config.get("channel_mult", (1, 2, 4, 8))),
-        num_res_blocks=config["num_res_blocks"],
-        attention_resolutions=tuple(size // factor for factor in config["attention_resolutions"]),
-        image_size=size,
-        num_heads=num_heads,
-        head_channels=None if head_channels == -1 else head_channels,
-        num_classes=config.get("num_classes"),
-        null_class=False,
-        resample="resblock" if config.get("resblock_updown", False) else "conv",
-        downsample_padding=1,
-        scale_shift_norm=config.get("use_scale_shift_norm", False),
-        norm_groups=32,
-        norm_eps=1e-5,
-        flip_sin_to_cos=True,
-        freq_shift=0,
-        time_scale=config.get("time_scale", 1.0),
-        dropout=config.get("dropout", 0.0),
-        initialization="pytorch",
-        dtype=dtype,
-    )
+    return FIXED | {
+        "channels": config["model_channels"],
+        "channel_mults": tuple(config.get("channel_mult", (1, 2, 4, 8))),
+        "num_res_blocks": config["num_res_blocks"],
+        "attention_resolutions": tuple(size // factor for factor in config["attention_resolutions"]),
+        "image_size": size,
+        "num_heads": num_heads,
+        "head_channels": None if head_channels == -1 else head_channels,
+        "resample": "resblock" if config.get("resblock_updown", False) else "conv",
+        "downsample_padding": 1,
+        "scale_shift_norm": config.get("use_scale_shift_norm", False),
+        "time_scale": config.get("time_scale", 1.0),
+        "dropout": config.get("dropout", 0.0),
+        "initialization": "pytorch",
+    }
 
 
 def describe(model: UNet, shapes: Shapes) -> dict[str, Any]:
     """The arguments of guided-diffusion's UNetModel; the legacy attention order is written."""
-    fixed = {
-        "norm_groups": 32,
-        "norm_eps": 1e-5,
-        "flip_sin_to_cos": True,
-        "freq_shift": 0,
-        "mid_attention": True,
-        "mid_attention_norm": True,
-    } | ({"downsample_padding": 1} if model.resample == "conv" else {})
+    return settings(model, shapes, "UNetModel") | {
+        "out_channels": model.out_channels,
+        "num_classes": None if model.num_classes is None else model.num_classes + model.null_class,
+    }
+
+
+def settings(model: UNetEncoder, shapes: Shapes, name: str) -> dict[str, Any]:
+    """The inverse of `fields`."""
+    fixed = FIXED | ({"downsample_padding": 1} if model.resample == "conv" else {})
     for field, value in fixed.items():
         if getattr(model, field) != value:
-            raise CheckpointError(f"{field}={getattr(model, field)!r}: guided-diffusion's UNetModel has {value!r}")
+            raise CheckpointError(f"{field}={getattr(model, field)!r}: guided-diffusion's {name} has {value!r}")
     attention = attention_levels(model, shapes)
     # There it is a setting of the diffusion, which the network does not know.
     scaled = {} if model.time_scale == 1 else {"time_scale": model.time_scale}
@@ -88,12 +101,10 @@ def describe(model: UNet, shapes: Shapes) -> dict[str, Any]:
         "image_size": reference_size(model, attention),
         "in_channels": shapes[("conv_in", "kernel")][2],
         "model_channels": model.channels,
-        "out_channels": model.out_channels,
         "num_res_blocks": model.num_res_blocks,
         "attention_resolutions": [2**level for level, here in enumerate(attention) if here],
         "dropout": model.dropout,
         "channel_mult": list(model.channel_mults),
-        "num_classes": None if model.num_classes is None else model.num_classes + model.null_class,
         "num_heads": model.num_heads,
         "num_head_channels": -1 if model.head_channels is None else model.head_channels,
         "use_scale_shift_norm": model.scale_shift_norm,
@@ -109,7 +120,8 @@ def inputs(model: UNet, config: Config) -> dict[str, Any]:
     return {"sample": sample, "timestep": jnp.zeros((1,)), "class_labels": labels}
 
 
-def tensors(model: UNet, shapes: Shapes, config: Config) -> list[Tensor]:
+def tensors(model: UNetEncoder, shapes: Shapes, config: Config) -> list[Tensor]:
+    """Of every parameter but those of a classifier's pool."""
     modules = module_names(attention_levels(model, shapes), model.num_res_blocks, model.resample == "resblock")
     layout = []
     for path, shape in shapes.items():

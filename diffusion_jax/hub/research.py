@@ -29,6 +29,15 @@ ADM_HEADS: dict[str, Settings] = {
     r"(cifar10|imagenet64)_(un)?cond_.*": {"num_heads": 4},
     r"lsun_uncond_100M_.*": {"num_heads": 1},
 }
+# depth of guided-diffusion's released classifiers
+CLASSIFIER_BLOCKS = {r"64x64_classifier": 4, r"(128x128|256x256|512x512)_classifier": 2}
+# weight of the last layer, its axes, the pool that ends so
+CLASSIFIER_POOLS = (
+    ("out.2.c_proj.weight", 3, "attention"),
+    ("out.3.weight", 4, "adaptive"),
+    ("out.3.weight", 2, "spatial_v2"),
+    ("out.2.weight", 2, "spatial"),
+)
 DIT_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 # arguments of EDM's wrappers that are not settings of the network
 EDM_WRAPPER = ("use_fp16", "sigma_min", "sigma_max", "sigma_data", "M", "beta_d", "beta_min", "epsilon_t", "C_1", "C_2")
@@ -40,7 +49,7 @@ class Kind:
 
     Attributes:
       title: for messages.
-      marks: tensors that every such file has, and no other.
+      marks: tensors that every such file has; a file is of the first kind of KINDS whose marks it has all.
       settings: (shapes, settings that the user states, stem of the file's name) -> config.json.
     """
 
@@ -115,6 +124,42 @@ def adm_settings(shapes: FileShapes, given: Settings, stem: str) -> Settings:
     }
 
 
+def classifier_settings(shapes: FileShapes, given: Settings, stem: str) -> Settings:
+    """The arguments of guided-diffusion's EncoderUNetModel, whose heads have 64 channels unless stated."""
+    blocks = 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("input_blocks."))
+    attention = [f"input_blocks.{k}.1.qkv.weight" in shapes for k in range(blocks)]
+    # Behind the last change of resolution, which has no attention, are the blocks of the last level.
+    last = attention[::-1].index(False)
+    known = (found for name, found in CLASSIFIER_BLOCKS.items() if re.fullmatch(name, stem))
+    per_level = given.get("num_res_blocks") or next(known, last)
+    if not per_level or blocks % (per_level + 1):
+        raise CheckpointError("the blocks of a level do not follow from the file; state them by --set num_res_blocks=N")
+    firsts = range(1, blocks, per_level + 1)
+    widths = [shapes[f"input_blocks.{k}.0.out_layers.3.weight"][0] for k in firsts]
+    channels = shapes["time_embed.0.weight"][1]
+    positions = shapes.get("out.2.positional_embedding")
+    side = 8 if positions is None else math.isqrt(positions[1] - 1)  # as in the papers: levels go down to 8 pixels
+    pool, logits = next(
+        (pool, shapes[name][0]) for name, axes, pool in CLASSIFIER_POOLS if len(shapes.get(name, ())) == axes
+    )
+    return {
+        "image_size": side * 2 ** (len(widths) - 1),
+        "in_channels": shapes["input_blocks.0.0.weight"][1],
+        "model_channels": channels,
+        "out_channels": logits,
+        "num_res_blocks": per_level,
+        "attention_resolutions": [2**level for level, k in enumerate(firsts) if attention[k]],
+        "dropout": 0.0,
+        "channel_mult": [width // channels if width % channels == 0 else width / channels for width in widths],
+        "num_head_channels": 64,
+        "use_scale_shift_norm": shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * widths[0],
+        "resblock_updown": not any(name.endswith(".op.weight") for name in shapes),
+        "use_new_attention_order": False,
+        "pool": pool,
+        **given,
+    }
+
+
 def dit_settings(shapes: FileShapes, given: Settings, stem: str) -> Settings:
     """The arguments of DiT; SiT's by the name of the file, or where the user says so."""
     width, channels, patch, _ = shapes["x_embedder.proj.weight"]
@@ -157,7 +202,16 @@ def ddpm_settings(shapes: FileShapes, given: Settings, stem: str) -> Settings:
 
 
 KINDS = (
-    Kind("improved-diffusion or guided-diffusion", ("input_blocks.0.0.weight", "out.2.weight"), adm_settings),
+    Kind(
+        "improved-diffusion or guided-diffusion",
+        ("input_blocks.0.0.weight", "output_blocks.0.0.in_layers.0.weight", "out.2.weight"),
+        adm_settings,
+    ),
+    Kind(
+        "guided-diffusion's classifiers",
+        ("input_blocks.0.0.weight", "middle_block.0.in_layers.0.weight"),
+        classifier_settings,
+    ),
     Kind("DiT or SiT", ("x_embedder.proj.weight", "y_embedder.embedding_table.weight"), dit_settings),
     Kind("DDPM", ("temb.dense.0.weight", "mid.block_1.norm1.weight"), ddpm_settings),
 )

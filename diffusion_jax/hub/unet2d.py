@@ -9,7 +9,7 @@ from diffusion_jax.hub import diffusers
 from diffusion_jax.hub.files import CheckpointError
 from diffusion_jax.hub.format import Config, Format
 from diffusion_jax.hub.tensors import Shapes
-from diffusion_jax.models.unet import UNet
+from diffusion_jax.models.unet import UNet, UNetEncoder
 
 # UNet2DModel's own defaults, for the older files that do not state every setting
 DEFAULTS: dict[str, Any] = {
@@ -159,13 +159,13 @@ def inputs(model: UNet, config: Config) -> dict[str, Any]:
     return {"sample": sample, "timestep": jnp.zeros((1,)), "class_labels": labels}
 
 
-def attention_levels(model: UNet, shapes: Shapes) -> list[bool]:
+def attention_levels(model: UNetEncoder, shapes: Shapes) -> list[bool]:
     """Which levels have attention, read off the parameters: image_size may be None."""
     levels = range(len(model.channel_mults))
     return [(f"down_blocks_{level}", "attentions_0", "to_q", "kernel") in shapes for level in levels]
 
 
-def reference_size(model: UNet, attention: list[bool]) -> int:
+def reference_size(model: UNetEncoder, attention: list[bool]) -> int:
     """An image size for which attention_resolutions are at those levels."""
     if model.image_size is not None:
         return model.image_size

@@ -13,6 +13,7 @@ from diffusion_jax.models.registry import MODELS
 from diffusion_jax.models.segnet import SegNet
 from diffusion_jax.models.tiny_autoencoder import AutoencoderTiny
 from diffusion_jax.models.unet import UNet
+from diffusion_jax.models.unet_classifier import UNetClassifier
 
 __all__ = [
     "MODELS",
@@ -28,4 +29,5 @@ __all__ = [
     "MMDiT",
     "SegNet",
     "UNet",
+    "UNetClassifier",
 ]

@@ -9,6 +9,7 @@ from diffusion_jax.models.encoder_decoder import EncoderDecoder
 from diffusion_jax.models.mlp import MLP
 from diffusion_jax.models.segnet import SegNet
 from diffusion_jax.models.unet import UNet
+from diffusion_jax.models.unet_classifier import UNetClassifier
 
 MODELS: dict[str, type[nn.Module]] = {
     "unet": UNet,
@@ -19,3 +20,6 @@ MODELS: dict[str, type[nn.Module]] = {
     "segnet": SegNet,
     "mlp": MLP,
 }
+# What tells the classes of noisy images, for guidance.
+CLASSIFIERS: dict[str, type[nn.Module]] = {"unet_classifier": UNetClassifier}
+NETWORKS = MODELS | CLASSIFIERS

@@ -21,37 +21,9 @@ from diffusion_jax.models.remat import check_remat
 RESAMPLES = ("conv", "resblock")
 
 
-class UNet(nn.Module):
-    """Predicts an image-shaped quantity (noise, image, velocity) from a noisy image and its time.
+class UNetEncoder(nn.Module):
+    """The way down and the middle, which U-Nets share with the classifiers that guide them; fields as in `UNet`."""
 
-    Fields, with the value of Ho et al. for CIFAR-10 as the default:
-
-    - out_channels: twice the image's for networks that also learn a variance.
-    - channels, channel_mults: level l has ``channels * channel_mults[l]`` channels; each level halves the
-      resolution of the one before.
-    - num_res_blocks: residual blocks of a level on the way down; the way up has one more.
-    - attention_resolutions: image resolutions at which every residual block is followed by self-attention.
-    - image_size: the resolution that attention_resolutions are counted from; None takes the input's. With a
-      number the same network can be applied to images of any size.
-    - mid_attention: attention between the two blocks at the lowest resolution; mid_attention_norm: with group
-      norm before it (False only for some checkpoints of diffusers).
-    - num_heads, or head_channels (heads as many as fit, num_heads is then ignored).
-    - num_classes: None for an unconditional network; null_class adds one more embedding, index num_classes, for
-      "no class" (classifier-free guidance).
-    - resample: "conv" (strided convolution; nearest neighbour and convolution) or "resblock" (inside a residual
-      block, ADM). downsample_padding: 0 or 1, see :class:`diffusion_jax.models.blocks.Downsample`.
-    - scale_shift_norm: the time embedding scales and shifts the second norm of a block (improved-diffusion, ADM).
-    - norm_groups, norm_eps: 32 and 1e-6 in DDPM; 1e-5 in OpenAI's networks.
-    - flip_sin_to_cos, freq_shift: see :func:`diffusion_jax.models.layers.timestep_embedding`; OpenAI: True, 0.
-    - time_scale: times are multiplied by it before they are embedded; 1000 / T where improved-diffusion has
-      rescale_timesteps.
-    - dropout: inside residual blocks, when training.
-    - initialization: "ddpm" or "pytorch", see :mod:`diffusion_jax.models.layers`.
-    - remat: what the backward pass keeps of residual blocks, see :mod:`diffusion_jax.models.remat`.
-    - dtype: of the computation. Parameters, normalisation statistics, softmax and output are float32.
-    """
-
-    out_channels: int = 3
     channels: int = 128
     channel_mults: tuple[float, ...] = (1, 2, 2, 2)
     num_res_blocks: int = 2
@@ -61,8 +33,6 @@ class UNet(nn.Module):
     mid_attention_norm: bool = True
     num_heads: int = 1
     head_channels: int | None = None
-    num_classes: int | None = None
-    null_class: bool = True
     resample: str = "conv"
     downsample_padding: int = 0
     scale_shift_norm: bool = False
@@ -76,73 +46,31 @@ class UNet(nn.Module):
     remat: str = "none"
     dtype: DTypeLike = "float32"
 
-    @nn.compact
-    def __call__(
-        self,
-        sample: jax.Array,
-        timestep: jax.Array,
-        class_labels: jax.Array | None = None,
-        train: bool = False,
-    ) -> jax.Array:
-        """The prediction [B, H, W, out_channels], float32.
-
-        Args:
-          sample: noisy images [B, H, W, C].
-          timestep: scalar or [B], integer or float, on the scale the network was trained with (DDPM: 0..999).
-          class_labels: int32 [B], for a network with classes only; num_classes is the null class.
-          train: applies dropout, from the PRNG stream "dropout".
-
-        Raises:
-          ValueError: fields or shapes that cannot work together, labels missing or unexpected.
-        """
-        batch, height, width, image_channels = sample.shape
-        for size in (height, width):
-            self.validate(size, image_channels)
-        checks.check_labels(self.num_classes, class_labels)
-        dtype = jnp.dtype(self.dtype)
-        options = self._options()
-
+    @nn.nowrap
+    def embed_time(self, timestep: jax.Array, batch: int) -> jax.Array:
+        """[B, 4 channels]; a submodule of the caller."""
         time = jnp.broadcast_to(jnp.asarray(timestep) * self.time_scale, (batch,))
         embedding = timestep_embedding(
             time, self.channels, flip_sin_to_cos=self.flip_sin_to_cos, freq_shift=self.freq_shift
         )
-        embedding = TimeEmbedding(4 * self.channels, options, name="time_embedding")(embedding)
-        if self.num_classes is not None:
-            embed = nn.Embed(
-                self.num_classes + self.null_class,
-                4 * self.channels,
-                embedding_init=nn.initializers.normal(1.0),
-                dtype=dtype,
-                name="class_embedding",
-            )
-            embedding = embedding + embed(jnp.asarray(class_labels))
+        return TimeEmbedding(4 * self.channels, self.block_options(), name="time_embedding")(embedding)
 
-        features = self.level_channels()
-        attention = self.level_attention(self.image_size or height)
+    @nn.nowrap
+    def encode(self, sample: jax.Array, embedding: jax.Array, train: bool) -> tuple[jax.Array, list[jax.Array]]:
+        """What leaves the middle, and what every block before it gives, in order; submodules of the caller."""
+        options, features = self.block_options(), self.level_channels()
+        attention = self.level_attention(self.image_size or sample.shape[1])
         last = len(features) - 1
         h = options.conv(features[0], "conv_in")(sample)
         skips = [h]
-        for level, width_ in enumerate(features):
+        for level, width in enumerate(features):
             block = DownBlock(
-                width_, self.num_res_blocks, attention[level], level < last, options, name=f"down_blocks_{level}"
+                width, self.num_res_blocks, attention[level], level < last, options, name=f"down_blocks_{level}"
             )
             h, outputs = block(h, embedding, train)
             skips.extend(outputs)
         mid = MidBlock(features[-1], self.mid_attention, self.mid_attention_norm, options, name="mid_block")
-        h = mid(h, embedding, train)
-        for i, level in enumerate(reversed(range(len(features)))):
-            block = UpBlock(
-                features[level],
-                self.num_res_blocks + 1,
-                attention[level],
-                level > 0,
-                options,
-                name=f"up_blocks_{i}",
-            )
-            h = block(h, skips, embedding, train)
-        h = nn.silu(options.norm("conv_norm_out")(h))
-        h = options.conv(self.out_channels, "conv_out", last=True)(h)
-        return h.astype(jnp.promote_types(dtype, jnp.float32))
+        return mid(h, embedding, train), skips
 
     @nn.nowrap
     def level_channels(self) -> tuple[int, ...]:
@@ -164,8 +92,8 @@ class UNet(nn.Module):
         """
         checks.check_counts(
             self,
-            ("out_channels", "channels", "num_res_blocks", "num_heads", "norm_groups"),
-            optional=("image_size", "head_channels", "num_classes"),
+            ("channels", "num_res_blocks", "num_heads", "norm_groups"),
+            optional=("image_size", "head_channels"),
         )
         checks.check_image(image_size, channels)
         checks.check_choice("resample", self.resample, RESAMPLES)
@@ -205,9 +133,105 @@ class UNet(nn.Module):
                 raise ValueError(f"{field}={divisor} does not divide the {width} channels of a level with attention")
 
     @nn.nowrap
-    def _options(self) -> BlockOptions:
+    def block_options(self) -> BlockOptions:
+        """What the blocks need to know."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(BlockOptions)}
         return BlockOptions(**{**values, "dtype": jnp.dtype(self.dtype)})
+
+
+class UNet(UNetEncoder):
+    """Predicts an image-shaped quantity (noise, image, velocity) from a noisy image and its time.
+
+    Fields, with the value of Ho et al. for CIFAR-10 as the default:
+
+    - out_channels: twice the image's for networks that also learn a variance.
+    - channels, channel_mults: level l has ``channels * channel_mults[l]`` channels; each level halves the
+      resolution of the one before.
+    - num_res_blocks: residual blocks of a level on the way down; the way up has one more.
+    - attention_resolutions: image resolutions at which every residual block is followed by self-attention.
+    - image_size: the resolution that attention_resolutions are counted from; None takes the input's. With a
+      number the same network can be applied to images of any size.
+    - mid_attention: attention between the two blocks at the lowest resolution; mid_attention_norm: with group
+      norm before it (False only for some checkpoints of diffusers).
+    - num_heads, or head_channels (heads as many as fit, num_heads is then ignored).
+    - num_classes: None for an unconditional network; null_class adds one more embedding, index num_classes, for
+      "no class" (classifier-free guidance).
+    - resample: "conv" (strided convolution; nearest neighbour and convolution) or "resblock" (inside a residual
+      block, ADM). downsample_padding: 0 or 1, see :class:`diffusion_jax.models.blocks.Downsample`.
+    - scale_shift_norm: the time embedding scales and shifts the second norm of a block (improved-diffusion, ADM).
+    - norm_groups, norm_eps: 32 and 1e-6 in DDPM; 1e-5 in OpenAI's networks.
+    - flip_sin_to_cos, freq_shift: see :func:`diffusion_jax.models.layers.timestep_embedding`; OpenAI: True, 0.
+    - time_scale: times are multiplied by it before they are embedded; 1000 / T where improved-diffusion has
+      rescale_timesteps.
+    - dropout: inside residual blocks, when training.
+    - initialization: "ddpm" or "pytorch", see :mod:`diffusion_jax.models.layers`.
+    - remat: what the backward pass keeps of residual blocks, see :mod:`diffusion_jax.models.remat`.
+    - dtype: of the computation. Parameters, normalisation statistics, softmax and output are float32.
+    """
+
+    out_channels: int = 3
+    num_classes: int | None = None
+    null_class: bool = True
+
+    @nn.compact
+    def __call__(
+        self,
+        sample: jax.Array,
+        timestep: jax.Array,
+        class_labels: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """The prediction [B, H, W, out_channels], float32.
+
+        Args:
+          sample: noisy images [B, H, W, C].
+          timestep: scalar or [B], integer or float, on the scale the network was trained with (DDPM: 0..999).
+          class_labels: int32 [B], for a network with classes only; num_classes is the null class.
+          train: applies dropout, from the PRNG stream "dropout".
+
+        Raises:
+          ValueError: fields or shapes that cannot work together, labels missing or unexpected.
+        """
+        batch, height, width, image_channels = sample.shape
+        for size in (height, width):
+            self.validate(size, image_channels)
+        checks.check_labels(self.num_classes, class_labels)
+        dtype = jnp.dtype(self.dtype)
+        options = self.block_options()
+
+        embedding = self.embed_time(timestep, batch)
+        if self.num_classes is not None:
+            embed = nn.Embed(
+                self.num_classes + self.null_class,
+                4 * self.channels,
+                embedding_init=nn.initializers.normal(1.0),
+                dtype=dtype,
+                name="class_embedding",
+            )
+            embedding = embedding + embed(jnp.asarray(class_labels))
+
+        h, skips = self.encode(sample, embedding, train)
+        features = self.level_channels()
+        attention = self.level_attention(self.image_size or height)
+        for i, level in enumerate(reversed(range(len(features)))):
+            block = UpBlock(
+                features[level],
+                self.num_res_blocks + 1,
+                attention[level],
+                level > 0,
+                options,
+                name=f"up_blocks_{i}",
+            )
+            h = block(h, skips, embedding, train)
+        h = nn.silu(options.norm("conv_norm_out")(h))
+        h = options.conv(self.out_channels, "conv_out", last=True)(h)
+        return h.astype(jnp.promote_types(dtype, jnp.float32))
+
+    @nn.nowrap
+    def validate(self, image_size: int, channels: int) -> None:
+        """As :meth:`UNetEncoder.validate`."""
+        checks.check_counts(self, ("out_channels",), optional=("num_classes",))
+        super().validate(image_size, channels)
 
 
 class DenseOptions(Protocol):
