@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffusion_jax.diffusion import prediction as predictions
 from diffusion_jax.diffusion.arrays import bcast
@@ -16,6 +17,8 @@ Predict = Callable[[jax.Array, jax.Array], jax.Array]
 # An array [B, ...], or a tree of them.
 Condition = Any
 ConditionalPredict = Callable[[jax.Array, jax.Array, Condition], jax.Array]
+# Shares of the image in x, alpha / sigma, up to this one are none.
+_NOTHING = 1e-6
 
 
 def conditional(predict: ConditionalPredict, condition: Condition) -> Predict:
@@ -109,13 +112,18 @@ def classifier(
     scale: jax.Array | float,
     process: Process,
     prediction: str,
+    clip: float | None = None,
 ) -> Predict:
-    """Classifier guidance (Dhariwal and Nichol 2021, eq. 14): the score moves by scale times grad_x log p(y | x, t).
+    """Classifier guidance (Dhariwal and Nichol 2021, algorithm 2): the score moves by scale grad_x log p(y | x, t).
+
+    For every sampler. Ancestral sampling is guided by `classifier_gradient` in the paper (algorithm 1).
 
     Args:
       predict: the network, which predicts `prediction` on `process`.
       log_probability: log_probability(x, t) [B] of the wanted class of each image, by a classifier of noisy images.
       scale: a scalar or [B]; 0 is no guidance.
+      clip: the unguided estimate of x_0 is clipped to this magnitude first, as in the released code; the sampler must
+        not clip the guided one then.
 
     Raises:
       ValueError: `prediction` is a preconditioned one, whose network does not see x itself.
@@ -124,13 +132,41 @@ def classifier(
         raise ValueError(
             f"prediction is {prediction!r}; with a classifier it can be {', '.join(predictions.PREDICTIONS)}"
         )
+    gradient = classifier_gradient(log_probability, scale)
 
     def guided(x: jax.Array, t: jax.Array) -> jax.Array:
-        gradient = jax.grad(lambda y: log_probability(y, t).sum())(x)
-        time = jnp.round(t).astype(jnp.int32) if isinstance(process, DiscreteProcess) else t
-        alpha, sigma = process.alpha(time), process.sigma(time)
-        # score = (alpha x_0 - x) / sigma^2, and x_0 is on_output times the output, plus what depends on x alone.
-        _, on_output = predictions.denoised_coefficients(prediction, alpha, sigma)
-        return predict(x, t) + bcast(jnp.asarray(scale), x) * bcast(sigma**2 / (alpha * on_output), x) * gradient
+        alpha, sigma = _levels(process, t)
+        on_x, on_output = predictions.denoised_coefficients(prediction, alpha, sigma)
+        output = predict(x, t)
+        # score = (alpha x_0 - x) / sigma^2. Where nothing is left of the image, x says nothing of its class.
+        reach = jnp.where(alpha > _NOTHING * sigma, sigma**2 / alpha, 0)
+        moved = bcast(reach, x) * gradient(x, t)
+        if clip is not None:
+            denoised = bcast(on_x, x) * x + bcast(on_output, x) * output
+            moved = moved + jnp.clip(denoised, -clip, clip) - denoised
+        return output + moved / bcast(on_output, x)
 
     return guided
+
+
+def classifier_gradient(log_probability: Predict, scale: jax.Array | float) -> Predict:
+    """scale times grad_x log p(y | x, t), [B, ...], with log_probability and scale as in `classifier`.
+
+    As the `tilt` of ancestral sampling it moves the mean of every step by the variance times it (Dhariwal and Nichol
+    2021, algorithm 1).
+    """
+
+    def gradient(x: jax.Array, t: jax.Array) -> jax.Array:
+        return bcast(jnp.asarray(scale), x) * jax.grad(lambda y: log_probability(y, t).sum())(x)
+
+    return gradient
+
+
+def _levels(process: Process, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(alpha, sigma) at time t; between the timesteps of a chain, where `time_of` has them."""
+    if not isinstance(process, DiscreteProcess):
+        return process.alpha(t), process.sigma(t)
+    log_ratios = jnp.asarray(np.log(np.minimum(process.ratios, 100 / _NOTHING)))
+    ratio = jnp.exp(jnp.interp(t, jnp.arange(process.num_timesteps), log_ratios))
+    alpha = process.alpha_at(ratio)
+    return alpha, ratio * alpha

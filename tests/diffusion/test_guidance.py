@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.diffusion import guidance, prediction, process, samplers
+from tests import golden
 
 X = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
 T = jnp.float32(10)
@@ -95,6 +96,137 @@ def test_a_classifier_samples_from_the_tilted_distribution(kind):
     x, _ = samplers.sample(sampler, steered, x_T, return_trajectory=False)
     np.testing.assert_allclose(x.mean(), CENTRE + SLOPE * WIDTH**2, atol=0.02)
     np.testing.assert_allclose(x.std(), WIDTH, atol=0.02)
+
+
+MEANS, WIDTHS, SHARES = jnp.array([-0.6, 0.1, 0.7]), jnp.array([0.2, 0.3, 0.1]), jnp.array([0.5, 0.2, 0.3])
+
+
+def mixture(kind, chain, x, t):
+    """Of pixels from a mixture of Gaussians: the exact prediction, those of its components, and log p(k | x, t)."""
+    exact = isinstance(chain, process.DiscreteProcess)
+    at = jnp.round(t).astype(int) if exact else t
+    alpha, sigma = chain.alpha(at), chain.sigma(at)
+    variance = alpha**2 * WIDTHS**2 + sigma**2
+    apart = x[..., None] - alpha * MEANS
+    log_share = jax.nn.log_softmax(jnp.log(SHARES) - 0.5 * jnp.log(variance) - 0.5 * apart**2 / variance)
+    components = MEANS + alpha * WIDTHS**2 / variance * apart
+    both = (jnp.exp(log_share) * components).sum(-1)
+    raw = [prediction.from_denoised(kind, x0, x, alpha, sigma) for x0 in (both, *jnp.moveaxis(components, -1, 0))]
+    return raw[0], raw[1:], log_share
+
+
+@pytest.mark.parametrize("kind", prediction.PREDICTIONS)
+@pytest.mark.parametrize(
+    ("chain", "times"),
+    [
+        (CHAIN, (0.0, 100.0, 199.0)),
+        (process.VPSDE(), (0.01, 0.5, 1.0)),
+        (process.RectifiedFlow(), (10.0, 500.0, 990.0)),
+    ],
+    ids=["linear", "vp_sde", "rectified_flow"],
+)
+def test_an_exact_classifier_makes_the_score_of_its_class(kind, chain, times):
+    """Bayes: grad log p(x | k) = grad log p(x) + grad log p(k | x), at every time and in every prediction."""
+    with jax.enable_x64(True):
+        x = jnp.linspace(-1.5, 1.5, 61)[:, None]
+        for k in range(3):
+            steered = guidance.classifier(
+                lambda x, t: mixture(kind, chain, x, t)[0],
+                lambda x, t, k=k: mixture(kind, chain, x, t)[2][..., k].sum(-1),
+                1.0,
+                chain,
+                kind,
+            )
+            for t in map(jnp.float64, times):
+                np.testing.assert_allclose(steered(x, t), mixture(kind, chain, x, t)[1][k], rtol=1e-6, atol=1e-8)
+
+
+def test_tilted_steps_sample_the_class():
+    """Algorithm 1 of the paper, where steps are short: an unconditional network and the exact classifier."""
+    sampler = samplers.ddpm(CHAIN, "epsilon", 200, variance="fixed_small", clip=None)
+    for k in (0, 2):
+        tilt = guidance.classifier_gradient(lambda x, t, k=k: mixture("epsilon", CHAIN, x, t)[2][..., k].sum(-1), 1.0)
+        x_T = jax.random.normal(jax.random.key(1), (4, 1000))
+        x, _ = samplers.sample(
+            sampler, lambda x, t: mixture("epsilon", CHAIN, x, t)[0], x_T, jax.random.key(2), tilt=tilt
+        )
+        np.testing.assert_allclose(x.mean(), MEANS[k], atol=0.03)
+        np.testing.assert_allclose(x.std(), WIDTHS[k], atol=0.03)
+
+
+def test_between_timesteps_the_noise_level_is_the_samplers():
+    """A solver in noise levels asks for fractional times; a rounded level is off by 5 % at the clean end."""
+    chain = process.linear()
+    ratio = np.float64(0.02)
+    time = chain.time_of(ratio)
+    assert abs(time - round(time)) > 0.2
+    one = guidance.classifier(lambda x, t: 0 * x, lambda x, t: x.sum(1), 1.0, chain, "epsilon")
+    np.testing.assert_allclose(one(jnp.zeros((1, 1)), jnp.float32(time)), -ratio * chain.alpha_at(ratio), rtol=1e-4)
+
+
+@pytest.mark.parametrize("chain", [process.cosine(zero_terminal_snr=True), process.RectifiedFlow()])
+def test_pure_noise_has_no_class(chain):
+    time = jnp.float32(999 if isinstance(chain, process.DiscreteProcess) else 1000)
+    one = guidance.classifier(lambda x, t: x, lambda x, t: (x**2).sum(1), 1.0, chain, "v")
+    np.testing.assert_array_equal(one(jnp.ones((1, 2)), time), 1.0)
+
+
+CHAINS = {"linear": process.linear(), "cosine": process.cosine()}
+
+
+def golden_network(chain):
+    """The network of the golden (README.md there), with the fraction of its learned variance."""
+
+    def network(x, t):
+        alpha, sigma = chain.alpha(t.astype(int)), chain.sigma(t.astype(int))
+        epsilon = sigma * x / (0.25 * alpha**2 + sigma**2) + 0.1 * jnp.sin(3 * x)
+        return jnp.concatenate([epsilon, jnp.sin(2 * x + 0.1)], -1)
+
+    return network
+
+
+def golden_log_probability(x, t, y):
+    logits = [20 * jnp.sin(x * k / 2 + t / 1000).mean((1, 2, 3)) for k in range(1, 6)]
+    return jnp.take_along_axis(jax.nn.log_softmax(jnp.stack(logits, -1)), y[:, None], 1)[:, 0]
+
+
+def golden_sample(schedule, sampler, clip=None):
+    recorded, chain = golden.load("guided-classifier-sampling"), CHAINS[schedule]
+    y, scale = jnp.asarray(recorded["y"]), recorded["scale"]
+    log_probability = lambda x, t: golden_log_probability(x, t, y)  # noqa: E731
+    network, tilt = golden_network(chain), None
+    predict = network if sampler.learned_variance else lambda x, t: network(x, t)[..., :3]
+    if sampler.has_variance:
+        tilt = guidance.classifier_gradient(log_probability, scale)
+    else:
+        predict = guidance.classifier(predict, log_probability, scale, chain, "epsilon", clip)
+    x_T = jnp.asarray(recorded["x_T"])
+    return samplers.sample(sampler, predict, x_T, noise=recorded["noise"], tilt=tilt)[0], recorded
+
+
+@pytest.mark.parametrize("schedule", CHAINS)
+@pytest.mark.parametrize("variance", ["learned_range", "fixed_small", "fixed_large"])
+def test_the_mean_of_a_step_moves_as_in_guided_diffusion(schedule, variance):
+    sampler = samplers.ddpm(CHAINS[schedule], "epsilon", respacing="10", variance=variance)
+    x, recorded = golden_sample(schedule, sampler)
+    np.testing.assert_allclose(x, recorded[f"{schedule}/ddpm/{variance}"], atol=2e-5)
+    if variance == "learned_range":
+        assert np.abs(x - recorded[f"{schedule}/ddpm/{variance}/unguided"]).max() > 0.1
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_the_score_moves_as_in_guided_diffusion(clip, eta):
+    sampler = samplers.ddim(CHAINS["linear"], "epsilon", respacing="10", eta=eta)
+    x, recorded = golden_sample("linear", sampler, clip)
+    expected = recorded[f"linear/ddim/{'free' if clip is None else 'clip'}/eta{eta:g}"]
+    np.testing.assert_allclose(x, expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_only_gaussian_steps_can_be_tilted():
+    for sampler in (samplers.ddim(CHAIN, "epsilon", 4), samplers.adaptive(process.VPSDE(), "epsilon")):
+        with pytest.raises(ValueError, match="tilt needs a sampler whose steps are Gaussians"):
+            samplers.sample(sampler, lambda x, t: x, jnp.zeros((1, 2)), tilt=lambda x, t: x)
 
 
 def test_a_classifier_needs_a_network_that_sees_x():

@@ -43,10 +43,11 @@ def ddpm(
     # The last posterior variance is 0: its logarithm, which only a learned range reads, takes the value before.
     floor = posterior_variance[-2] if len(visited) > 1 else betas[-1]
     log_small, log_large = np.log(np.append(posterior_variance[:-1], floor)), np.log(betas)
-    deviation = np.sqrt(
-        {"fixed_small": posterior_variance, "fixed_large": betas, "learned_range": np.ones_like(betas)}[variance]
-    )
-    deviation[-1] = 0
+    # Where the last step lands nothing is drawn, but its variance still weighs a tilt (released code).
+    last = {"fixed_small": 0.0, "fixed_large": floor, "learned_range": 1.0}[variance]
+    steps = {"fixed_small": posterior_variance, "fixed_large": betas, "learned_range": np.ones_like(betas)}[variance]
+    variances = np.append(steps[:-1], last)
+    deviation = np.append(np.sqrt(steps[:-1]), 0.0)
 
     rows = [
         core.Row(
@@ -59,6 +60,7 @@ def ddpm(
             history=(np.sqrt(following[i]) * betas[i] / (1 - alphas_cumprod[i]),),
             noise=deviation[i],
             log_variance=(log_small[i], log_large[i]),
+            variance=variances[i],
         )
         for i, t in enumerate(visited)
     ]

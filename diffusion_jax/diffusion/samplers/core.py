@@ -47,6 +47,8 @@ class Row:
         q = |unit normal| / |newest estimate|, image by image, the step of x is q^2 times, and its noise q times, what
         the other fields say. The estimate must be of the noise. 0 everywhere else.
       log_variance: (smallest, largest) log variance, for networks that interpolate between the two in extra channels.
+      variance: of the Gaussian that the step draws from, where it is one, for `tilt` in `sample`; times the network's
+        own variance where it learns one. The last step may have a variance and add no noise.
     """
 
     timestep: float
@@ -67,6 +69,7 @@ class Row:
     churn: float = 0.0
     langevin: float = 0.0
     log_variance: tuple[float, float] = (0.0, 0.0)
+    variance: float = 0.0
 
 
 class Table(NamedTuple):
@@ -83,6 +86,7 @@ class Table(NamedTuple):
     churn: Column  # scale of x, amount of noise
     langevin: Column
     log_variance: Column
+    variance: Column
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,6 +99,7 @@ class Sampler:
       init_noise_sigma: standard deviation of x_T, the state that sampling starts from.
       clip: estimates of x_0 are clipped to [-clip, clip]; None leaves them alone.
       learned_variance: the network's output has twice the channels, the second half interpolating the log variance.
+      has_variance: every step draws from a Gaussian, whose mean `tilt` can move.
     """
 
     table: Table
@@ -105,6 +110,7 @@ class Sampler:
     uses_anchor: bool = False
     uses_langevin: bool = False
     stochastic: bool = False
+    has_variance: bool = False
 
     @property
     def timesteps(self) -> np.ndarray:
@@ -130,7 +136,7 @@ class Sampler:
 jax.tree_util.register_dataclass(
     Sampler,
     data_fields=["table", "init_noise_sigma"],
-    meta_fields=["num_steps", "clip", "learned_variance", "uses_anchor", "uses_langevin", "stochastic"],
+    meta_fields=["num_steps", "clip", "learned_variance", "uses_anchor", "uses_langevin", "stochastic", "has_variance"],
 )
 
 
@@ -175,6 +181,7 @@ def build(
         churn=np.array([(row.churn_scale, row.churn) for row in rows], np.float64),
         langevin=np.array([row.langevin for row in rows], np.float64),
         log_variance=np.array([row.log_variance for row in rows], np.float64),
+        variance=np.array([row.variance for row in rows], np.float64),
     )
     for name, column in table._asdict().items():
         if not np.isfinite(column).all():
@@ -189,6 +196,7 @@ def build(
         uses_anchor=any(row.anchor for row in rows),
         uses_langevin=any(row.langevin for row in rows),
         stochastic=any(row.noise or row.churn for row in rows),
+        has_variance=any(row.variance for row in rows),
     )
 
 
@@ -207,6 +215,7 @@ def sample(
     noise: jax.Array | None = None,
     return_trajectory: bool = True,
     trajectory_stride: int = 1,
+    tilt: Predict | None = None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Runs a sampler from x_T to an image.
 
@@ -220,13 +229,19 @@ def sample(
       noise: unit normals [steps, *x_T.shape] used instead of a key, to compare with another implementation.
       return_trajectory: also return the states on the way.
       trajectory_stride: keep every so many rows (the last always), to save memory.
+      tilt: tilt(x, t) is the gradient [B, ...] of a log-density in x that every step's Gaussian is multiplied by: to
+        first order, its mean moves by its variance times the gradient (Sohl-Dickstein et al. 2015, appendix C). For
+        samplers with `has_variance`.
 
     Returns:
       (x, trajectory): x [B, ...]; trajectory [1 + kept rows, B, ...], the start first, or None.
 
     Raises:
-      ValueError: a stochastic sampler was given neither key nor noise, or noise of the wrong shape.
+      ValueError: a stochastic sampler was given neither key nor noise, or noise of the wrong shape; or a tilt where
+        steps are no Gaussians.
     """
+    if tilt is not None and not (isinstance(sampler, Sampler) and sampler.has_variance):
+        raise ValueError("tilt needs a sampler whose steps are Gaussians, such as ddpm")
     if not isinstance(sampler, Sampler):
         return sampler.solve(predict, x_T, return_trajectory, trajectory_stride)
     if sampler.stochastic and key is None and noise is None:
@@ -256,12 +271,13 @@ def sample(
 
         x = row.churn[0] * state.x + row.churn[1] * unit if sampler.stochastic else state.x
         output = predict(row.input_scale * x, row.timestep).astype(x_T.dtype)
-        amount = row.noise
+        amount, variance = row.noise, row.variance
         if sampler.learned_variance:
             output, fraction = jnp.split(output, 2, axis=-1)
             fraction = (fraction + 1) / 2
             low, high = row.log_variance
-            amount = row.noise * jnp.exp(0.5 * (low + fraction * (high - low)))
+            learned = low + fraction * (high - low)
+            amount, variance = row.noise * jnp.exp(0.5 * learned), row.variance * jnp.exp(learned)
         raw = row.denoise[0] * x + row.denoise[1] * output
         denoised = raw if sampler.clip is None else jnp.clip(raw, -sampler.clip, sampler.clip)
         newest = row.estimate[0] * x + row.estimate[1] * denoised
@@ -276,6 +292,8 @@ def sample(
             return total
 
         following = combine(row.next_x)
+        if tilt is not None:
+            following = following + variance * tilt(row.input_scale * x, row.timestep).astype(x_T.dtype)
         if sampler.uses_langevin:
             ratio = 1 + row.langevin * (_norms(unit) / _norms(newest) - 1)
             following, amount = x + ratio**2 * (following - x), ratio * amount
