@@ -63,6 +63,21 @@ PAPERS = {
     "otcfm_cifar10": ("35,746,307", None),
     "rectified_flow_cifar10": ("61.80 M", None),
 }
+# How the papers' released code brings samples to 8 bits, and the words for it in the docstrings.
+QUANTISATION = {
+    "ddpm": "none",  # diffusion_tf/tpu_utils/tpu_utils.py: (clipped + 1) * 127.5 goes to Inception
+    "ddim": "half_up",  # runners/diffusion.py: torchvision's save_image
+    "iddpm": "floor",  # scripts/image_sample.py: ((x + 1) * 127.5).clamp(0, 255).to(uint8)
+    "adm": "floor",  # the same
+    "cfg": "half_up",  # not published
+    "edm": "half_up",  # generate.py: (x * 127.5 + 128).clip(0, 255).to(uint8)
+    "edm2": "floor",  # training/encoders.py: of pixels in [0, 1], clamp(0, 1).mul(255).to(uint8)
+    "dit": "half_up",  # sample_ddp.py: clamp(127.5 * x + 128, 0, 255)
+    "sit": "half_up",  # the same
+    "otcfm": "half_up",  # examples/images/cifar10/compute_fid.py: (x * 127.5 + 128).clip(0, 255)
+    "rectified": "floor",  # ImageGeneration/run_lib.py: clip(255 x, 0, 255).astype(uint8), of x in [0, 1]
+}
+WORDS = {"half_up": "rounded to 8 bits", "floor": "truncated to 8 bits", "none": "clipped and not quantised"}
 CLASSES = {"tfds:cifar10": 10, "tfds:imagenet2012": 1000, "latents": 1000}
 # Behind a colon is the argument of get_config; files with one are run in miniature at one size.
 NAMES = list(PAPERS)
@@ -159,6 +174,17 @@ def test_epsilon_is_for_a_mean_where_the_released_code_sums(name):
     values = config.data.image_size**2 * config.data.channels
     loss_scale = 100 if name == "edm_imagenet64" else 1
     np.testing.assert_allclose(config.optimizer.eps * values * loss_scale, 1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_are_taken_as_the_paper_took_them(name):
+    evaluation = whole(name).evaluation
+    assert evaluation.num_images == 50_000
+    assert evaluation.reference is None and evaluation.reference_images is None  # the whole training set
+    assert evaluation.quantisation == QUANTISATION[name.partition("_")[0]]
+    assert WORDS[evaluation.quantisation] in load(name).__doc__.replace("\n            ", " ")
+    protocols = {"adm": "adm", "dit": "adm", "sit": "adm", "edm": "edm", "edm2": "edm"}
+    assert evaluation.protocol == protocols.get(name.partition("_")[0])
 
 
 @pytest.mark.parametrize("name", [path.stem for path in FILES])

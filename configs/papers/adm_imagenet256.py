@@ -30,5 +30,4 @@ def get_config():
     config.training.batch_size = 256
     config.training.num_steps = 1_980_000
     config.sampling.batch_size = 64
-    config.evaluation.max_reference_images = 10_000
     return config

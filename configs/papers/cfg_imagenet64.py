@@ -15,7 +15,7 @@ w = 0.1.
 
 Network:    295.9 M parameters: ADM's, without the learned variance and with an embedding for "no class"
 Sampler:    ancestral, two evaluations a step; 256 steps (from memory)
-Protocol:   50,000 images against the training images
+Protocol:   50,000 images against the training images; that they are rounded to 8 bits is a guess
 Cost:       819 M images, 5.4e20 FLOP: about 1,000 hours at 150 TFLOP/s
 
 Differs from the paper, whose code was not published: its time is continuous (log-SNR drawn from a cosine schedule cut off
@@ -36,4 +36,6 @@ def get_config():
     config.sampling.num_steps = 256
     config.sampling.variance = "fixed_small"
     config.sampling.guidance_scale = 1.1
+    config.evaluation.quantisation = "half_up"
+    config.evaluation.protocol = None
     return config

@@ -65,5 +65,4 @@ def get_config():
     config.sampling.eta = 0.0
     config.sampling.batch_size = 256
     config.evaluation.num_images = 50_000
-    config.evaluation.max_reference_images = 50_000
     return config

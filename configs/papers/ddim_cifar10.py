@@ -31,4 +31,5 @@ def get_config():
     config.sampling.eta = 0.0
     config.sampling.variance = None
     config.sampling.clip = None
+    config.evaluation.quantisation = "half_up"
     return config

@@ -52,4 +52,5 @@ def get_config():
     config.sampling.variance = "fixed_small"
     config.sampling.clip = 1.0
     config.evaluation.num_images = 50_000
+    config.evaluation.quantisation = "none"
     return config

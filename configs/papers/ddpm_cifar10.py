@@ -54,5 +54,5 @@ def get_config():
     config.sampling.clip = 1.0
     config.sampling.batch_size = 256
     config.evaluation.num_images = 50_000
-    config.evaluation.max_reference_images = 50_000
+    config.evaluation.quantisation = "none"
     return config

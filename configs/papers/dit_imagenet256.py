@@ -83,5 +83,5 @@ def get_config(size: str = "xl2"):
     config.sampling.batch_size = 32
     config.sampling.num_images = 32
     config.evaluation.num_images = 50_000
-    config.evaluation.max_reference_images = 10_000
+    config.evaluation.protocol = "adm"
     return config

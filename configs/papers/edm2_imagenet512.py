@@ -17,7 +17,8 @@ Paper, FID:                        xs       s        m        l        xl       
 Network:    xs 124.7 M parameters, s 280.2 M parameters, m 497.8 M parameters, l 777.5 M parameters,
             xl 1119.3 M parameters, xxl 1523.2 M parameters
 Sampler:    Heun, 32 steps, 63 evaluations, parameters averaged after the training to the width that gave the best FID
-Protocol:   50,000 images of random classes, rounded to 8 bits, against the training images; the smallest of three draws
+Protocol:   50,000 images of random classes, truncated to 8 bits, against the training images; the smallest of three
+            draws
 Cost:       of s 1.3e21 FLOP; the paper trained on at least 32 A100
 
 For guidance train xs with `--config.method.class_conditional=False --workdir GUIDE` too, and sample s with
@@ -101,5 +102,6 @@ def get_config(size: str = "s"):
     config.sampling.batch_size = 32
     config.sampling.num_images = 32
     config.evaluation.num_images = 50_000
-    config.evaluation.max_reference_images = 10_000
+    config.evaluation.quantisation = "floor"
+    config.evaluation.protocol = "edm"
     return config

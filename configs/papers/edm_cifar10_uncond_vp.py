@@ -61,5 +61,5 @@ def get_config():
     config.sampling.num_steps = 18
     config.sampling.batch_size = 256
     config.evaluation.num_images = 50_000
-    config.evaluation.max_reference_images = 50_000
+    config.evaluation.protocol = "edm"
     return config

@@ -65,5 +65,5 @@ def get_config():
     config.sampling.s_noise = 1.003
     config.sampling.batch_size = 256
     config.evaluation.num_images = 50_000
-    config.evaluation.max_reference_images = 50_000
+    config.evaluation.protocol = "edm"
     return config

@@ -53,5 +53,5 @@ def get_config():
     config.sampling.name = "adaptive"
     config.sampling.batch_size = 256
     config.evaluation.num_images = 50_000
-    config.evaluation.max_reference_images = 50_000
+    config.evaluation.quantisation = "floor"
     return config

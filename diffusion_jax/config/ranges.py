@@ -13,7 +13,7 @@ from ml_collections import config_dict
 
 from diffusion_jax.config import schema
 from diffusion_jax.diffusion.samplers import SAMPLERS
-from diffusion_jax.metrics import measure, protocols
+from diffusion_jax.metrics import measure, protocols, quantisation
 from diffusion_jax.training import power_ema
 
 # Numbers, and those in tuples, are finite but in these.
@@ -30,6 +30,7 @@ _LEAST = {
     "sampling.guidance_channels": 1,
     "evaluation.num_images": 2,  # a covariance needs two
     "evaluation.max_reference_images": 2,
+    "evaluation.reference_images": 2,
     "evaluation.scored_images": 2,
     "evaluation.num_likelihood_images": 0,
     "evaluation.every": 0,
@@ -110,6 +111,7 @@ def _check_evaluation(evaluation: config_dict.ConfigDict) -> None:
             measure.check_metrics(evaluation.metrics, name)
         if evaluation.protocol is not None:
             protocols.get(evaluation.protocol)
+        _check_quantisation(evaluation)
     except ValueError as error:
         raise ValueError(f"config.evaluation: {error}") from None
     for field in ("reference", "weights"):
@@ -125,3 +127,14 @@ def _check_evaluation(evaluation: config_dict.ConfigDict) -> None:
                 f"config.evaluation.sweep_steps has {steps!r}, which config.sampling.num_steps cannot be; each must be "
                 "1 or more"
             )
+
+
+def _check_quantisation(evaluation: config_dict.ConfigDict) -> None:
+    rule, features = evaluation.quantisation, evaluation.features
+    if rule not in quantisation.RULES:
+        raise ValueError(f"quantisation is {rule!r}; it can be {', '.join(quantisation.RULES)}")
+    if rule == "none" and features is not None and measure.resolve_features(features) != protocols.INCEPTION:
+        raise ValueError(
+            f"quantisation is 'none', which is of Inception's features, but features is {features!r}; set it to "
+            "'half_up' or 'floor'"
+        )

@@ -114,7 +114,7 @@ def default() -> config_dict.ConfigDict:
 
     config.evaluation = config_dict.ConfigDict()
     config.evaluation.num_images = 1000  # generated for the scores
-    config.evaluation.max_reference_images = 10_000  # of each split, evenly spaced
+    config.evaluation.max_reference_images = 10_000  # of each split, held in memory for the small classifier's scores
     config.evaluation.classifier_steps = config_dict.placeholder(int)  # training of its classifier; unset: by the size
     config.evaluation.num_likelihood_images = 0  # test images whose bits per dimension are estimated
     config.evaluation.checkpoint = "newest"  # or best, which keep_best keeps: what sample and evaluate use
@@ -125,7 +125,9 @@ def default() -> config_dict.ConfigDict:
     config.evaluation.features = config_dict.placeholder(str)  # inception, ...; unset: a classifier of the data
     config.evaluation.weights = config_dict.placeholder(str)  # file of their weights; unset: installed or cached
     config.evaluation.protocol = config_dict.placeholder(str)  # of Inception's features: tf, adm, edm, ...
-    config.evaluation.reference = config_dict.placeholder(str)  # statistics file; unset: the data's images
+    config.evaluation.quantisation = "half_up"  # of generated images for these features: half_up, floor or none
+    config.evaluation.reference = config_dict.placeholder(str)  # statistics file; unset: the training images
+    config.evaluation.reference_images = config_dict.placeholder(int)  # of them, evenly spaced; unset: all
     config.evaluation.keep_best = config_dict.placeholder(str)  # metric whose best parameters are kept in DIR/best
     config.evaluation.patience = 0  # scores in a row without a better one that end the training; 0: never
     config.evaluation.sweep_samplers = ()  # evaluate also scores each sampler here (unset: sampling.name) with each

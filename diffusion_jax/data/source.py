@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -141,10 +141,8 @@ def load_arrays(
     Raises:
         ValueError: a limit below 1, or an image that cannot be read.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1 or None, got {limit}")
-    count = len(source) if limit is None else min(limit, len(source))
-    indices = np.arange(count) * len(source) // max(count, 1)
+    indices = spaced(len(source), limit)
+    count = len(indices)
     if isinstance(source, ArraySource):
         return source.gather(indices)
     images = np.empty((count, *source.image_shape), source.dtype)
@@ -159,6 +157,64 @@ def load_arrays(
         for task in [pool.submit(fill, rows) for rows in blocks]:
             task.result()
     return images, labels
+
+
+def batches(
+    source: Source, size: int, limit: int | None = None, *, rows: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, int]]:
+    """What `load_arrays` gives of images, in its order, in batches of one shape: for sources that memory cannot hold.
+
+    One batch is read ahead, in threads.
+
+    Args:
+        source: the source.
+        size: images in a batch.
+        limit: as in `load_arrays`.
+        rows: the rows of every batch that are read, int [r]; None for all. The others stay zero: another process has
+            them.
+
+    Yields:
+        images [size, H, W, C] of the source's dtype, the last ones filled up with zeros, and how many of them are
+        images.
+
+    Raises:
+        ValueError: a limit below 1, or an image that cannot be read.
+    """
+    indices = spaced(len(source), limit)
+    rows = np.arange(size) if rows is None else rows
+    threads = num_decode_threads()
+
+    with ThreadPoolExecutor(threads) as pool:
+
+        def begin(start: int) -> tuple[np.ndarray, list[Future[None]]]:
+            images = np.zeros((size, *source.image_shape), source.dtype)
+            present = rows[start + rows < len(indices)]
+
+            def fill(part: np.ndarray) -> None:
+                images[part] = gather(source, indices[start + part])[0]
+
+            parts = np.array_split(present, min(threads, max(1, len(present))))
+            return images, [pool.submit(fill, part) for part in parts]
+
+        ahead = begin(0)
+        for start in range(0, len(indices), size):
+            images, reading = ahead
+            if start + size < len(indices):
+                ahead = begin(start + size)
+            for part in reading:
+                part.result()
+            yield images, min(size, len(indices) - start)
+
+
+def spaced(count: int, limit: int | None) -> np.ndarray:
+    """Evenly spaced places [n] among `count`, at most `limit` of them: i is at floor(i count / n). None takes all.
+
+    Raises ValueError for a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 or None, got {limit}")
+    taken = count if limit is None else min(limit, count)
+    return np.arange(taken) * count // max(taken, 1)
 
 
 def num_decode_threads() -> int:

@@ -24,15 +24,18 @@ QUANTISATION = "half_up"
 def evaluate(session: Session) -> None:
     """Draws config.evaluation.num_images images from the newest checkpoint and writes their scores.
 
-    With labels in the data the features are those of a small classifier trained here on the training split; without,
-    the images themselves, averaged down to 8x8. Several processes share everything that runs on devices.
+    Beside those of config.evaluation.features there are always scores that need nobody's weights, of
+    max_reference_images images at most. With labels in the data their features are those of a small classifier trained
+    here on the training split; without, the images themselves, averaged down to 8x8. Several processes share everything
+    that runs on devices.
     """
     config = session.config
     step, _ = session.parameters
     limit = config.evaluation.max_reference_images
     train, test = (session.images(source, limit) for source in (session.train_source, session.test_source))
     generator = Generator(session)
-    generated, requested = generator.draw(config.evaluation.num_images, title="evaluation")
+    # More could not be compared, and would not fit in memory; the scores of known features are of all.
+    generated, requested = generator.draw(min(config.evaluation.num_images, limit), title="evaluation")
     bits = _bits_per_dimension(session) if config.evaluation.num_likelihood_images else None
     published = measure.final_scores(session, generator)
     swept = sweep_scores.sweep(session)

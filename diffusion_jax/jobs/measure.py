@@ -6,26 +6,24 @@ is in the protocol, which `Scorer.protocol` gives.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import hashlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from diffusion_jax import data
 from diffusion_jax.config import ConfigError
 from diffusion_jax.config.build import section
+from diffusion_jax.jobs import references
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.session import Session, write_json
-from diffusion_jax.metrics import features, foreign_statistics, measure, protocols, statistics
-from diffusion_jax.metrics.devices import rounded_up
+from diffusion_jax.metrics import features, foreign_statistics, measure, protocols, quantisation, statistics
 from diffusion_jax.metrics.features.extractor import Extractor
 from diffusion_jax.training.distributed import by_first
 from diffusion_jax.training.scoring import Scoring
 
-QUANTISATION = "half_up"
-_REFERENCE_BATCH = 64
+_quantised = jax.jit(quantisation.quantised, static_argnames="rule")
 
 
 class Scorer:
@@ -56,6 +54,11 @@ class Scorer:
             return f"classifier-{self._session.config.data.name}"
         return measure.resolve_features(self._config.features)
 
+    @property
+    def quantisation(self) -> str:
+        """How generated images become levels; for the small classifier, which no paper has, to the nearest."""
+        return "half_up" if self._config.features is None else self._config.quantisation
+
     @functools.cached_property
     def published(self) -> protocols.Protocol:
         """The protocol that the scores follow."""
@@ -76,10 +79,7 @@ class Scorer:
 
     @functools.cached_property
     def reference(self) -> measure.Side:
-        """The other side of every comparison; moments of images are kept in the cache of statistics files.
-
-        Several processes extract it together, unless process 0, which alone compares, finds it in its cache.
-        """
+        """The other side of every comparison: of a statistics file, or of the data's images."""
         made_by = statistics.identity(self.extractor, self.published)
         if self._config.reference is not None:
             with section("evaluation"):
@@ -88,23 +88,16 @@ class Scorer:
                     raise ConfigError(f"config.evaluation.reference {self._config.reference!r} is no statistics file")
                 statistics.check_comparable(found.made_by, made_by, (self._config.reference, "config.evaluation"))
                 return measure.Side(found.features, found.spatial, found.rows, None, found.num_images)
-        images, _ = self._session.images(self._reference_source, self._config.max_reference_images)
-        cache = statistics.cache_path(hashlib.sha256(images.tobytes()).hexdigest(), made_by)
-        found = None if measure.needs_rows(self.metrics) else statistics.from_cache(cache)
-        if by_first(lambda: found is not None):
-            if found is None:
-                return measure.Side(None, num_images=len(images))
-            return measure.Side(found.features, found.spatial, None, None, found.num_images)
-        mesh = self._session.mesh
-        extraction = measure.extraction_for(self.metrics, self.extractor, is_generated=False, mesh=mesh)
-        size = rounded_up(_REFERENCE_BATCH, mesh)
-        for start in range(0, len(images), size):
-            extraction.add(images[start : start + size], size=size)
-        side = measure.side_of(extraction, self.published)
-        if jax.process_index() == 0 and side.features is not None and self._config.features is not None:
-            known = statistics.Statistics(side.features, side.spatial, side.num_images, made_by, "")
-            statistics.to_cache(cache, known)
-        return side
+        limit = self._config.max_reference_images if self._config.features is None else self._config.reference_images
+        return references.of_images(
+            self._session,
+            self._reference_source,
+            limit,
+            self.metrics,
+            self.extractor,
+            self.published,
+            is_cached=self._config.features is not None,
+        )
 
     @property
     def _reference_source(self) -> data.Source:
@@ -125,21 +118,26 @@ class Scorer:
 
     def generated(self, generator: Generator, params: Any, num_images: int, intervals: bool) -> measure.Side:
         """What the metrics need of so many images."""
+        extractor = self.extractor
+        if self.quantisation == "none":
+            assert extractor.apply_unrounded is not None
+            extractor = dataclasses.replace(extractor, apply=extractor.apply_unrounded)
         extraction = measure.extraction_for(
-            self.metrics, self.extractor, is_generated=True, intervals=intervals, mesh=self._session.mesh
+            self.metrics, extractor, is_generated=True, intervals=intervals, mesh=self._session.mesh
         )
         for images, count in generator.on_devices(num_images, params):
-            extraction.add_sharded(_quantised(images), count)
+            extraction.add_sharded(_quantised(images, rule=self.quantisation), count)
         return measure.side_of(extraction, self.published)
 
     def protocol(self, num_images: int | None = None) -> dict[str, Any]:
         """What the numbers depend on."""
         split = "test" if self._config.features is None else "training"
+        decoded = "" if self._session.decoder is None else ", decoded latents"
         return self.published.record() | {
             **statistics.identity(self.extractor, self.published),
-            "quantisation": QUANTISATION,
+            "quantisation": self.quantisation,
             "generated_images": num_images or self._config.scored_images,
-            "reference": self._config.reference or f"{self._session.config.data.name}, {split} split",
+            "reference": self._config.reference or f"{self._session.config.data.name}, {split} split{decoded}",
             "reference_images": self.reference.num_images,
             "parameters": "EMA",
             "device": jax.devices()[0].device_kind,
@@ -181,12 +179,6 @@ def training_scores(session: Session) -> Scoring | None:
         return Scoring(
             evaluate, config.every, best_by, bool(best_by) and measure.is_higher_better(str(best_by)), config.patience
         )
-
-
-@jax.jit
-def _quantised(images: jax.Array) -> jax.Array:
-    """[-1, 1] to uint8 as `data.to_uint8` does it."""
-    return jnp.clip(jnp.floor(images * 127.5 + 128), 0, 255).astype(jnp.uint8)
 
 
 def _check_kept(metric: str, metrics: tuple[str, ...]) -> None:

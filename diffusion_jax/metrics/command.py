@@ -267,8 +267,13 @@ class Measurement:
         self, images: ImageSet, role: str, metrics: Sequence[str], extractor: Extractor, protocol: Protocol
     ) -> measure.Side:
         options = self._options
+        is_generated = role == "generated"
         extraction = measure.extraction_for(
-            metrics, extractor, is_generated=role == "generated", intervals=not options.no_intervals
+            metrics,
+            extractor,
+            is_generated=is_generated,
+            intervals=not options.no_intervals,
+            kept_places=None if is_generated else measure.reference_places(len(images), protocol),
         )
         title = f"--{role}"
         # In a file or a pipe a line now and then is enough.

@@ -16,10 +16,17 @@ def rounded_up(size: int, mesh: Mesh) -> int:
 def split_rows(mesh: Mesh, array: np.ndarray) -> jax.Array:
     """An array [B, ...], B a multiple of the number of devices, with its rows split over all of them.
 
-    Every process has the whole array; each places the parts of its own devices, and nothing is sent.
+    Every process has an array of this shape; each places the parts of its own devices, so only these rows of it
+    (`own_rows`) need to be right, and nothing is sent.
     """
     sharding = NamedSharding(mesh, P(mesh.axis_names))
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def own_rows(mesh: Mesh, size: int) -> np.ndarray:
+    """The rows [r] of an array of `size` rows that `split_rows` puts on devices of this process, ascending."""
+    parts = NamedSharding(mesh, P(mesh.axis_names)).addressable_devices_indices_map((size,)).values()
+    return np.sort(np.concatenate([np.arange(size)[part] for part in parts]))
 
 
 def on_every_device(mesh: Mesh, tree: Any) -> Any:

@@ -29,6 +29,7 @@ class Extraction:
       extractor: see there.
       mesh: all of whose devices work on parts of a batch; None for one over the devices of this process.
       moments_of, keep: names of outputs of the extractor.
+      kept_places: bool [N], by place in the order: the images whose rows are kept; None keeps all.
     """
 
     def __init__(
@@ -37,13 +38,16 @@ class Extraction:
         mesh: Mesh | None = None,
         moments_of: Iterable[str] = ("features",),
         keep: Iterable[str] = (),
+        kept_places: np.ndarray | None = None,
     ):
         self.mesh = local_mesh() if mesh is None else mesh
         self._extractor = extractor
         self.moments_of, self.keep = tuple(moments_of), tuple(keep)
         self._shards: dict[str, streaming.Moments] = {}
         self._rows: dict[str, list[np.ndarray]] = {name: [] for name in self.keep}
-        self._indices: list[np.ndarray] = []
+        self._kept_places = kept_places
+        self._kept: list[np.ndarray] = []
+        self._count = 0
         self.split, whole = NamedSharding(self.mesh, P(self.mesh.axis_names)), NamedSharding(self.mesh, P())
         self._params = devices.on_every_device(self.mesh, extractor.params)
         self._step = functools.partial(
@@ -60,7 +64,7 @@ class Extraction:
         size = devices.rounded_up(max(count, size or 0), self.mesh)
         filled = np.pad(np.asarray(images), [(0, size - count), *[(0, 0)] * 3])
         batch, mask = (devices.split_rows(self.mesh, array) for array in (filled, np.arange(size) < count))
-        self._add(batch, mask, np.arange(count) + self.count if indices is None else indices)
+        self._add(batch, mask, np.arange(count) + self.count if indices is None else np.asarray(indices))
 
     def add_sharded(self, images: jax.Array, count: int) -> None:
         """Adds the first `count` of uint8 images [B, H, W, C] that lie on the mesh, on every host alike."""
@@ -70,7 +74,7 @@ class Extraction:
     @property
     def count(self) -> int:
         """Images added so far."""
-        return sum(map(len, self._indices))
+        return self._count
 
     def moments(self, name: str = "features") -> tuple[streaming.Float64, streaming.Float64, int]:
         """(mean, unbiased covariance, count) of one of `moments_of`; raises ValueError for fewer than 2 images."""
@@ -80,7 +84,7 @@ class Extraction:
 
     def rows(self, name: str = "features") -> np.ndarray:
         """Rows [N, d] float32 of an output in `keep`, in the order of the indices."""
-        order = np.argsort(np.concatenate(self._indices), kind="stable")
+        order = np.argsort(np.concatenate(self._kept), kind="stable")
         return np.concatenate(self._rows[name])[order]
 
     def _add(self, batch: jax.Array, mask: jax.Array, indices: np.ndarray) -> None:
@@ -90,9 +94,11 @@ class Extraction:
                 name: streaming.empty_shards(outputs[name].shape[-1], self.mesh) for name in self.moments_of
             }
         self._shards, kept = self._step(self._params, self._shards, batch, mask)
-        self._indices.append(np.asarray(indices))
+        self._count += len(indices)
+        is_kept = slice(None) if self._kept_places is None else self._kept_places[indices]
+        self._kept.append(indices[is_kept])
         for name, rows in kept.items():
-            self._rows[name].append(np.asarray(rows)[: len(indices)])
+            self._rows[name].append(np.asarray(rows)[: len(indices)][is_kept])
 
 
 @functools.partial(

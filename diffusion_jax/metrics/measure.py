@@ -91,13 +91,27 @@ def extraction_for(
     is_generated: bool,
     intervals: bool = True,
     mesh: Mesh | None = None,
+    kept_places: np.ndarray | None = None,
 ) -> Extraction:
-    """The extraction that gathers what these metrics need of one side; without intervals a FID needs moments alone."""
+    """The extraction that gathers what these metrics need of one side; without intervals a FID needs moments alone.
+
+    kept_places: the images whose rows are kept, where rows are needed at all; None for all.
+    """
     metrics = set(metrics)
     rows = needs_rows(metrics) or (is_generated and ("fid-infinity" in metrics or (intervals and "fid" in metrics)))
     keep = ([FEATURES] if rows else []) + ([LOGITS] if is_generated and "is" in metrics else [])
     spatial = [SPATIAL] if extractor.name == INCEPTION and (not is_generated or "sfid" in metrics) else []
-    return Extraction(extractor, mesh, moments_of=[FEATURES, *spatial], keep=keep)
+    return Extraction(extractor, mesh, moments_of=[FEATURES, *spatial], keep=keep, kept_places=kept_places)
+
+
+def reference_places(count: int, protocol: Protocol) -> np.ndarray | None:
+    """Which of `count` reference images are compared image by image, bool [count]; None for all of them."""
+    most = protocol.reference_rows
+    if count <= most:
+        return None
+    places = np.zeros(count, bool)
+    places[np.arange(most) * count // most] = True
+    return places
 
 
 def side_of(extraction: Extraction, protocol: Protocol) -> Side:

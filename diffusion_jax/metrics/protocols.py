@@ -29,6 +29,7 @@ class Protocol:
       covariance_divisor: "N - 1" or "N".
       samples: how many generated images its published numbers are of.
       reference: what its published reference statistics are of.
+      reference_rows: most reference images, evenly spaced, that are compared image by image; moments are of all.
       score_split_size: images a split of the Inception Score; None for ten equal splits.
       score_shuffle_seed: images are shuffled before they are split, with NumPy's RandomState; None for no shuffle.
       kernel_subsets, kernel_subset_size: of the kernel distance.
@@ -44,6 +45,7 @@ class Protocol:
     covariance_divisor: str = "N - 1"
     samples: int = 50_000
     reference: str = "the training set"
+    reference_rows: int = 50_000
     score_split_size: int | None = None
     score_shuffle_seed: int | None = None
     kernel_subsets: int = 100
@@ -69,6 +71,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "adm",
             "evaluator.py of guided-diffusion (Dhariwal & Nichol 2021)",
             reference="mu and sigma of the whole training set; precision and recall of the 10,000 images in arr_0",
+            reference_rows=10_000,
             score_split_size=5000,
             neighbour_precision="float16",
             differs="the order of sums of its float16 distances is not known: precision and recall agree to about 1e-3",
@@ -90,7 +93,13 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "fid.py of EDM (Karras et al. 2022)",
             reference="mu and sigma of the training set; the paper reports the least of three runs",
         ),
-        Protocol("stylegan3", "metrics of StyleGAN2-ADA and 3", covariance_divisor="N", differs=_VGG),
+        Protocol(
+            "stylegan3",
+            "metrics of StyleGAN2-ADA and 3",
+            reference_rows=200_000,
+            covariance_divisor="N",
+            differs=_VGG,
+        ),
         Protocol(
             "torch-fidelity",
             "torch-fidelity 0.4, inception-v3-compat",

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -21,7 +20,7 @@ KEY = "frechet_distance_classifier_digits"
 def config(**evaluation):
     settings = {
         "every": 15, "keep_best": "fid", "scored_images": 40, "classifier_steps": 20, "max_reference_images": 200,
-        "num_likelihood_images": 0, "metrics": ("fid", "prc"),
+        "num_likelihood_images": 0, "metrics": ("fid", "prc"), "reference_images": 200,
     }  # fmt: skip
     result = tiny.get_config()
     result.training.num_steps = 30
@@ -95,6 +94,32 @@ def test_evaluation_in_known_features(trained, monkeypatch):
     assert found["protocol"]["reference"] == "digits, training split"
 
 
+@pytest.mark.parametrize("rule", ["half_up", "floor", "none"])
+def test_generated_images_are_quantised_as_the_config_says(trained, monkeypatch, rule):
+    _, session = trained
+    known, drawn = toy.extractor(), []
+    monkeypatch.setattr(features, "load", lambda *rest, **more: known)
+    monkeypatch.setitem(session.config.evaluation, "features", "inception")
+    monkeypatch.setitem(session.config.evaluation, "quantisation", rule)
+    generator = Generator(session)
+    by_generator = generator.on_devices
+
+    def keep(*arguments):
+        for images, count in by_generator(*arguments):
+            drawn.append(np.repeat(np.asarray(images)[:count], 3, -1))
+            yield images, count
+
+    monkeypatch.setattr(generator, "on_devices", keep)
+    scorer = measure.Scorer(session)
+    side = scorer.generated(generator, session.parameters[1], 40, intervals=False)
+    levels = np.clip((np.concatenate(drawn) + 1) * np.float32(127.5) + (0.5 if rule == "half_up" else 0), 0, 255)
+    shown = levels if rule == "none" else np.floor(levels).astype(np.uint8)
+    apply = known.apply_unrounded if rule == "none" else known.apply
+    mean, _ = metrics.moments(apply(known.params, shown)["features"])
+    np.testing.assert_allclose(side.features.mean, mean, atol=1e-6)
+    assert scorer.protocol(40)["quantisation"] == rule
+
+
 def test_a_sweep_keeps_the_options_that_a_sampler_takes(trained):
     _, session = trained
     session.config.sampling.eta = 0.5
@@ -118,6 +143,9 @@ def test_a_sweep_keeps_the_options_that_a_sampler_takes(trained):
         ({"keep_best": None, "patience": 3}, "patience needs a score to wait for"),
         ({"checkpoint": "oldest"}, "config.evaluation.checkpoint 'oldest' does not exist"),
         ({"scored_images": 0}, "config.evaluation.scored_images is 0"),
+        ({"reference_images": 1}, "config.evaluation.reference_images is 1; it must be 2 or more"),
+        ({"quantisation": "ceil"}, "config.evaluation: quantisation is 'ceil'; it can be half_up, floor, none"),
+        ({"quantisation": "none", "features": "digits"}, "quantisation is 'none', which is of Inception's features"),
     ],
 )
 def test_settings_that_cannot_be_are_named(tmp_path, settings, message):
@@ -137,9 +165,3 @@ def test_sweeps_that_cannot_be_are_named(tmp_path):
     unconditional.sampling.guidance_scale = 1.0
     with pytest.raises(ConfigError, match="sweep_guidance needs a class-conditional method"):
         sweep_scores.sweep(Session(unconditional, tmp_path))
-
-
-def test_quantisation_is_that_of_files():
-    """The same levels on the device as in the files that sampling writes."""
-    x = np.linspace(-1.2, 1.2, 4001, dtype=np.float32).reshape(1, 1, -1, 1)
-    np.testing.assert_array_equal(jax.device_get(measure._quantised(x)), data.to_uint8(x))

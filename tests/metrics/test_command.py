@@ -1,5 +1,6 @@
 """python -m diffusion_jax.metrics: one JSON object on stdout, and for bad input one line and exit code 2."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax import metrics
-from diffusion_jax.metrics import command, extraction, features
+from diffusion_jax.metrics import command, extraction, features, protocols
 from tests.metrics import toy
 
 RANDOM = np.random.default_rng(0)
@@ -108,6 +109,19 @@ def test_statistics_can_be_saved_and_are_refused_where_they_do_not_fit(sets, toy
     assert forced["protocol"]["mixed"] == ["preprocessing: 'clean' and 'tf'"]
     (line,) = run(capsys, "--generated", "fake", "--reference", "s.npz", "--metrics", "kid", code=2)[-1:]
     assert "--reference must hold images" in line
+
+
+def test_no_more_reference_images_are_compared_image_by_image_than_the_protocol_says(sets, toys, capsys, monkeypatch):
+    few = dataclasses.replace(protocols.get("adm"), reference_rows=20, neighbour_precision="float64")
+    monkeypatch.setitem(protocols.PROTOCOLS, "adm", few)
+    arguments = ("--generated", "fake.npz", "--reference", "real.npz", "--metrics", "fid,prc", "--protocol", "adm")
+    found, _ = run(capsys, *arguments)
+    real, fake = (rows(images)["features"] for images in (REAL, FAKE))
+    precision, recall = metrics.precision_recall(real[::3], fake, 3)
+    assert (found["precision"], found["recall"]) == pytest.approx((precision, recall))
+    moments = (*metrics.moments(fake), *metrics.moments(real))
+    assert found["fid"] == pytest.approx(metrics.frechet_distance(*moments), rel=1e-6)
+    assert found["protocol"]["reference_rows"] == 20
 
 
 def test_reference_moments_are_cached_by_content(sets, toys, capsys):

@@ -144,8 +144,10 @@ def test_two_processes_are_one(tmp_path):
         alone = streaming.finalize(stream(FEATURES, 64))
         mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
         drawn = worker.of_images(mesh)
+        assert (moments["own"], drawn["own"]) == (8, 16)
+        assert moments["content"] == drawn["content"]
         for name in ("features", "logits_unbiased"):
-            assert len(drawn[name]) == 24
+            assert len(drawn[name]) == 40
             np.testing.assert_allclose(moments[name], drawn[name], atol=1e-6)
         for found, expected in (
             ((moments["mean"], moments["covariance"], moments["count"]), alone),

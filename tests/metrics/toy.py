@@ -21,8 +21,8 @@ def extractor(name=protocols.INCEPTION, preprocessing="tf", fast=False):
         "logits": random.normal(size=(DIM, CLASSES)).astype(np.float32),
     }
 
-    def apply(params, images):
-        assert images.dtype == jnp.uint8
+    def apply(params, images, dtype=jnp.uint8):
+        assert images.dtype == dtype
         assert images.shape[-1] == 3
         x = images.astype(jnp.float32) / 255
         summary = jnp.concatenate([x.mean((1, 2)), x.std((1, 2))], -1)
@@ -31,4 +31,5 @@ def extractor(name=protocols.INCEPTION, preprocessing="tf", fast=False):
         return {"features": features, "spatial": features[:, :SPATIAL] ** 2, "logits_unbiased": logits}
 
     settings = {"preprocessing": preprocessing, "precision": "fast" if fast else "float32-highest"}
-    return Extractor(name, apply, params, DIM, "toy", settings)
+    unrounded = functools.partial(apply, dtype=jnp.float32)
+    return Extractor(name, apply, params, DIM, "toy", settings, unrounded)

@@ -4,11 +4,13 @@ The last process writes the collected moments and rows to FILE. Tests start it, 
 """
 
 import sys
+from typing import Any
 
 import jax
 import numpy as np
 
-from diffusion_jax.metrics import streaming
+from diffusion_jax.metrics import devices, streaming
+from diffusion_jax.metrics.content import ContentHash
 from diffusion_jax.metrics.extraction import Extraction
 from tests.metrics import toy
 
@@ -22,17 +24,26 @@ def features() -> np.ndarray:
     return (np.maximum(mixed, 0) * np.logspace(-2, 1, DIM)).astype(np.float32)
 
 
-def of_images(mesh: jax.sharding.Mesh) -> dict[str, np.ndarray | int]:
-    """Moments and rows of images on the devices of all processes, as a sampler leaves them, and of the host's."""
+def of_images(mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """Moments and rows of images on the devices of all processes, as a sampler leaves them, and of the host's.
+
+    Of the last ones each process has those of its own devices.
+    """
     images = np.random.default_rng(1).integers(0, 256, (16, 4, 4, 3), np.uint8)
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     extraction = Extraction(toy.extractor(), mesh, keep=["features", "logits_unbiased"])
     for count in (16, 5):
         extraction.add_sharded(jax.make_array_from_callback(images.shape, everywhere, lambda i: images[i]), count)
     extraction.add(255 - images[:3], size=8)
+    own, content = devices.own_rows(mesh, 16), ContentHash()
+    part = np.zeros_like(images)
+    part[own] = images[own] // 2
+    content.add(own, part[own])
+    extraction.add_sharded(devices.split_rows(mesh, part), 16)
     mean, covariance, count = extraction.moments()
     rows = {name: extraction.rows(name) for name in extraction.keep}
-    return {"drawn_mean": mean, "drawn_covariance": covariance, "drawn": count, **rows}
+    moments = {"drawn_mean": mean, "drawn_covariance": covariance, "drawn": count}
+    return moments | rows | {"content": content.hexdigest(), "own": len(own)}
 
 
 def main(file: str, port: str, process: int, processes: int) -> None:

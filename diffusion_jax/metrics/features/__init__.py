@@ -63,8 +63,8 @@ def _inception(weights: str | Path | None, fast: bool, preprocessing: str | None
     preprocessing = preprocessing or "tf"
     module, params = load_inception(weights, fast=fast, preprocessing=preprocessing)
 
-    def apply(params: Any, images: jax.Array) -> dict[str, jax.Array]:
-        outputs: Any = module.apply({"params": params}, images)
+    def apply(params: Any, images: jax.Array, unrounded: bool = False) -> dict[str, jax.Array]:
+        outputs: Any = module.apply({"params": params}, images, unrounded)
         return {"features": outputs["pool"], **outputs}
 
     resize, scaling = inception.PREPROCESSING[preprocessing]
@@ -76,6 +76,7 @@ def _inception(weights: str | Path | None, fast: bool, preprocessing: str | None
         feature_dim=inception.POOL_FEATURES,
         weights_sha256=weights_sha256(params),
         settings=settings | {"precision": precision_name(fast)},
+        apply_unrounded=functools.partial(apply, unrounded=True),
     )
 
 

@@ -26,6 +26,7 @@ class Extractor:
       feature_dim: width of "features".
       weights_sha256: of the canonical tensors (:func:`weights_sha256`): one for all files that hold these weights.
       settings: input size, resize, precision and whatever else changes the numbers.
+      apply_unrounded: the same as `apply` of levels float32, 0 to 255, that were not rounded; None if it has no such.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Extractor:
     feature_dim: int
     weights_sha256: str
     settings: Mapping[str, Setting]
+    apply_unrounded: Apply | None = None
 
 
 def weights_sha256(params: Any) -> str:
@@ -69,8 +71,8 @@ def precision_name(fast: bool) -> str:
     return FAST if fast else EXACT
 
 
-def checked_batch(images: jax.Array, channels: int = 3) -> jax.Array:
-    """The images, if they are uint8 [B, H, W, channels]; raises ValueError otherwise."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != channels:
-        raise ValueError(f"images must be uint8 [B, H, W, {channels}], got {images.dtype} {tuple(images.shape)}")
+def checked_batch(images: jax.Array, channels: int = 3, dtype: str = "uint8") -> jax.Array:
+    """The images, if they are [B, H, W, channels] of that dtype; raises ValueError otherwise."""
+    if images.dtype != dtype or images.ndim != 4 or images.shape[-1] != channels:
+        raise ValueError(f"images must be {dtype} [B, H, W, {channels}], got {images.dtype} {tuple(images.shape)}")
     return images

@@ -164,8 +164,8 @@ class Inception(nn.Module):
 
     __call__ returns float32 arrays: pool [B, 2048] (FID), logits and logits_unbiased [B, 1008] (the Inception Score
     uses those without the bias), spatial [B, 2023] (sFID: 7 channels of Mixed_6d.branch1x1 in the order H, W, C) and
-    the averages "64", "192" and "768" after the first and second pool and after Mixed_6e. Raises ValueError for
-    other images.
+    the averages "64", "192" and "768" after the first and second pool and after Mixed_6e. With `unrounded` the images
+    are float32, levels from 0 to 255 as they were drawn. Raises ValueError for other images.
 
     Attributes:
       preprocessing: a key of `PREPROCESSING`: "tf" is that of the original, of ADM, EDM and torch-fidelity.
@@ -177,12 +177,12 @@ class Inception(nn.Module):
     fast: bool = False
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> Taps:
+    def __call__(self, images: jax.Array, unrounded: bool = False) -> Taps:
         dtype = jnp.bfloat16 if self.fast else jnp.float32
         precision = None if self.fast else lax.Precision.HIGHEST
         shared = {"dtype": dtype, "precision": precision}
         taps: Taps = {}
-        x = self._network_input(images).astype(dtype)
+        x = self._network_input(checked_batch(images, dtype="float32" if unrounded else "uint8")).astype(dtype)
 
         x = ConvUnit(32, (3, 3), 2, **shared, name="Conv2d_1a_3x3")(x)
         x = ConvUnit(32, (3, 3), **shared, name="Conv2d_2a_3x3")(x)
@@ -211,7 +211,7 @@ class Inception(nn.Module):
 
     def _network_input(self, images: jax.Array) -> jax.Array:
         manner, scaling = PREPROCESSING[self.preprocessing]
-        x = resizing.resize(checked_batch(images), SIZE, SIZE, manner)
+        x = resizing.resize(images, SIZE, SIZE, manner)
         return (x - 128) / 128 if scaling == "(x - 128) / 128" else 2 * (x / 255) - 1
 
 

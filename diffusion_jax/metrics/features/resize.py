@@ -17,7 +17,7 @@ BICUBIC_UINT8 = "bicubic (a=-0.5), antialiased, rounded to uint8 after each axis
 
 
 def resize(images: jax.Array, height: int, width: int, manner: str) -> jax.Array:
-    """Images uint8 [B, H, W, C] as float32 [B, height, width, C], 0 to 255.
+    """Images uint8, or levels float32, [B, H, W, C] as float32 [B, height, width, C], 0 to 255.
 
     The references: TF1_BILINEAR is `tf.image.resize_bilinear` of TensorFlow 1; BILINEAR is PyTorch's
     `interpolate(mode="bilinear", align_corners=False)`; BICUBIC is PyTorch's antialiased bicubic and, clipped,

@@ -95,6 +95,18 @@ def test_scalings():
         np.testing.assert_allclose(network_inputs(flat, preprocessing)[:, 7, 9, 1], expected, atol=2e-6)
 
 
+def test_levels_that_were_not_rounded(extractor):
+    """A quarter of a level moves the input by a quarter of a level, and whole ones are those of uint8 images."""
+    images = GOLDEN["32x32/images"]
+    shift = network_inputs(images + np.float32(0.25), "tf") - network_inputs(images, "tf")
+    np.testing.assert_allclose(shift, 0.25 / 128, atol=1e-6)
+    early = jax.jit(lambda apply, x: apply(extractor.params, x)["64"], static_argnums=0)
+    rounded, unrounded = early(extractor.apply, images), early(extractor.apply_unrounded, images.astype(np.float32))
+    np.testing.assert_allclose(unrounded, rounded, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"images must be float32 \[B, H, W, 3\], got uint8"):
+        early(extractor.apply_unrounded, images)
+
+
 def equations(jaxpr):
     for equation in jaxpr.eqns:
         yield equation
