@@ -3,15 +3,13 @@
 import dataclasses
 import html
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from diffusion_jax.figures import curves, explanations, page
+from diffusion_jax.figures import curves, explanations, page, sections
 from diffusion_jax.figures.files import write_atomically
 from diffusion_jax.figures.page import Picture
 
-_NOISE_BIN = re.compile(r"loss_noise_(\d+)_of_(\d+)")
 _DISTANCE_NAMES = {
     "frechet_distance_classifier": "Fréchet distance in the features of a small classifier",
     "frechet_distance_pixels": "Fréchet distance of pixels, images averaged down to 8 by 8",
@@ -68,21 +66,21 @@ class Report:
 
 def write_report(path: str | os.PathLike[str], report: Report) -> None:
     """Writes the page: HTML with its style and pictures inside, no script, and no address of anything outside."""
-    sections = {
+    parts = {
         "samples": ("Samples", _samples(report)),
         "noise": ("From image to noise", _noising(report)),
         "training": ("Training", _training(report)),
         "sampling": ("From noise to image", _sampling(report)),
         "scores": ("Scores", _scores(report)),
-        "time": ("Time and machine", _time(report)),
-        "settings": ("Settings", _settings(report)),
+        "time": ("Time and machine", sections.time(report.timing, report.machine)),
+        "settings": ("Settings", sections.settings(report.settings, report.parameter_overview)),
         "repeat": ("Run it again", f"<pre><code>{html.escape(report.command)}</code></pre>"),
     }
     header = f'<h1>{html.escape(report.title)}</h1><p class="summary">{html.escape(report.summary)}</p>' + page.cards(
         _headline(report)
     )
     content = page.page(
-        report.title, header, {key: value for key, value in sections.items() if value[1]}, "Written by diffusion_jax."
+        report.title, header, {key: value for key, value in parts.items() if value[1]}, "Written by diffusion_jax."
     )
     write_atomically(path, content)
 
@@ -96,10 +94,10 @@ def _headline(report: Report) -> Iterator[tuple[str, str, str]]:
         remark = f"real test images: {scores['classifier_test_accuracy']:.1%}"
         yield _SCORE_NAMES["read_as_requested"], f"{scores['read_as_requested']:.1%}", remark
     if report.num_parameters is not None:
-        yield "Parameters", _short_count(report.num_parameters), f"{report.num_parameters:,} in the network"
+        yield "Parameters", sections.short_count(report.num_parameters), f"{report.num_parameters:,} in the network"
     if "train_seconds" in report.timing:
         rate = report.timing.get("images_per_second")
-        yield "Training", _duration(report.timing["train_seconds"]), f"{rate:,.0f} images/s" if rate else ""
+        yield "Training", sections.duration(report.timing["train_seconds"]), f"{rate:,.0f} images/s" if rate else ""
 
 
 def _samples(report: Report) -> str:
@@ -119,37 +117,17 @@ def _noising(report: Report) -> str:
 
 
 def _training(report: Report) -> str:
-    steps, losses = curves.series(report.metrics, "loss")
-    if not len(steps):
+    charts = sections.training_charts(report.metrics, "loss", "Training loss")
+    if not charts:
         return ""
-    reach = len(steps) // 25
-    charts = [
-        page.figure(
-            curves.line_chart({"loss": (steps, losses)}, title="Training loss", reach=reach),
-            "Training loss: averages between log lines, and their moving average." if reach else "Training loss.",
-        )
-    ]
-    bins = _noise_bins(report.metrics)
-    if bins:
-        lines = {label: curves.series(report.metrics, name) for name, label in bins.items()}
-        lines = {label: (steps, curves.smoothed(values, reach)) for label, (steps, values) in lines.items()}
-        chart = curves.line_chart(lines, title="Training loss by noise level")
-        charts.append(page.figure(chart, "The same loss, split by how much noise the images had."))
     for name in report.training_scores:
-        chart = curves.line_chart({name: curves.series(report.metrics, name)}, title=_title(name), y_label=_title(name))
-        charts.append(page.figure(chart, f"{_title(name)} of images drawn while training, always from the same noise."))
+        chart = curves.line_chart(
+            {name: curves.series(report.metrics, name)}, title=sections.title(name), y_label=sections.title(name)
+        )
+        charts.append(
+            page.figure(chart, f"{sections.title(name)} of images drawn while training, always from the same noise.")
+        )
     return explanations.training(report.prediction) + f'<div class="charts">{"".join(charts)}</div>'
-
-
-def _noise_bins(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """metric name -> legend text, the least noisy first."""
-    names = {name for row in rows for name in row if _NOISE_BIN.fullmatch(name)}
-    numbers = {name: tuple(int(n) for n in name.removeprefix("loss_noise_").split("_of_")) for name in names}
-    ordered = sorted(numbers.items(), key=lambda item: item[1])
-    return {
-        name: "least noise" if i == 1 else "most noise" if i == n else f"noise level {i} of {n}"
-        for name, (i, n) in ordered
-    }
 
 
 def _sampling(report: Report) -> str:
@@ -188,7 +166,7 @@ def _scores(report: Report) -> str:
             "Training to test": f"{baseline:.4g} ± {scores[f'{name}_train_test_std']:.2g}",
         }
         lengths = [value / max(generated, baseline, 1e-12) for value in (generated, baseline)]
-        title = _DISTANCE_NAMES.get(name, _title(name))
+        title = _DISTANCE_NAMES.get(name, sections.title(name))
         parts.append(page.bars(dict(zip(texts, lengths, strict=True)), title, texts))
     shares = {_SCORE_NAMES[key]: scores[key] for key in _SCORE_NAMES if key in scores}
     if "read_as_requested" in scores:
@@ -203,7 +181,7 @@ def _scores(report: Report) -> str:
         parts.append(each if len(by_class) <= 20 else page.details(f"All {len(by_class)} classes", each))
     if "bits_per_dimension" in scores:
         parts.append(_likelihood(scores["bits_per_dimension"]))
-    parts.append(_protocol(scores.get("protocol", {})))
+    parts.append(sections.protocol(scores.get("protocol", {})))
     if "scores" in scores:
         parts.append(_published(scores["scores"]))
     if "sweep" in scores:
@@ -211,29 +189,27 @@ def _scores(report: Report) -> str:
     return "".join(parts)
 
 
-def _protocol(protocol: Mapping[str, Any]) -> str:
-    rows = [(_title(key), _text(value)) for key, value in _flat(protocol)]
-    table = page.table(rows, caption="What these numbers depend on; compare only numbers of equal protocols.")
-    return page.details("Protocol", table, is_open=len(rows) <= 30)
-
-
 def _published(scores: Mapping[str, Any]) -> str:
     """Scores in the features of a known network, which other projects may have too."""
-    rows = [(_title(key), _text(value)) for key, value in scores.items() if key != "protocol"]
+    rows = [(sections.title(key), sections.text(value)) for key, value in scores.items() if key != "protocol"]
     name = html.escape(scores["protocol"]["extractor"])
-    return f"<h3>In the features of {name}</h3>{page.table(rows)}{_protocol(scores['protocol'])}"
+    return f"<h3>In the features of {name}</h3>{page.table(rows)}{sections.protocol(scores['protocol'])}"
 
 
 def _sweep(sweep: Mapping[str, Any], picture: Picture | None) -> str:
     """The ways of sampling that were compared."""
     results = sweep["results"]
     names = [name for name in results[0] if any(entry[name] is not None for entry in results)]
-    rows = [[_text(entry[name]) for name in names] for entry in results]
+    rows = [[sections.text(entry[name]) for name in names] for entry in results]
     parts = ["<h3>Ways of sampling</h3>"]
     if picture is not None:
-        caption = f"{_title(sweep['score'])} of the same images, drawn in different ways."
+        caption = f"{sections.title(sweep['score'])} of the same images, drawn in different ways."
         parts.append(page.picture_figure(picture, "A score against network evaluations", caption, wide=True))
-    return "".join(parts) + page.table(rows, [_title(name) for name in names]) + _protocol(sweep["protocol"])
+    return (
+        "".join(parts)
+        + page.table(rows, [sections.title(name) for name in names])
+        + sections.protocol(sweep["protocol"])
+    )
 
 
 def _likelihood(bits: Mapping[str, Any]) -> str:
@@ -242,72 +218,3 @@ def _likelihood(bits: Mapping[str, Any]) -> str:
         f"<strong>{bits['mean']:.3f} ± {bits['standard_error']:.2g} bits</strong> a value under the model "
         f"({bits['images']} images; {html.escape(bits['estimate'])}). Uncompressed they cost 8.</p>"
     )
-
-
-def _time(report: Report) -> str:
-    parts = []
-    if report.timing:
-        rows = [(_title(re.sub("_seconds$", "", key)), _quantity(key, value)) for key, value in report.timing.items()]
-        parts.append(page.table(rows, caption="Time"))
-    if report.machine:
-        parts.append(page.table([(key, _text(value)) for key, value in report.machine.items()], caption="Machine"))
-    return f'<div class="columns">{"".join(parts)}</div>' if parts else ""
-
-
-def _settings(report: Report) -> str:
-    rows = [(key, _text(value)) for key, value in _flat(report.settings) if value is not None]
-    table = page.table(rows, ("Field", "Value"))
-    parts = [page.details(f"All {len(rows)} settings", table, is_open=len(rows) <= 60)] if rows else []
-    if report.parameter_overview:
-        header, body, totals = _parsed_overview(report.parameter_overview)
-        overview = page.table(body, header) + f'<p class="note">{html.escape(totals)}</p>'
-        parts.append(page.details(f"All {len(body)} parameter arrays", overview))
-    return "".join(parts)
-
-
-def _parsed_overview(text: str) -> tuple[list[str], list[list[str]], str]:
-    """Header, rows and the lines below clu's table, which is drawn with | and +."""
-    lines = text.strip().splitlines()
-    cells = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines if line.startswith("|")]
-    totals = " ".join(line for line in lines if line and line[0] not in "|+")
-    return (cells[0], cells[1:], totals) if cells else ([], [], totals)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_text, value))
-    return str(value)
-
-
-def _title(key: str) -> str:
-    words = key.replace("_", " ").replace(".", " · ").replace("frechet", "Fréchet")
-    return words[:1].upper() + words[1:]
-
-
-def _quantity(key: str, value: float) -> str:
-    return _duration(value) if key.endswith("_seconds") else f"{value:,.4g}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def _short_count(count: int) -> str:
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return str(count)
