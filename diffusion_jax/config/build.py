@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,10 @@ from diffusion_jax.methods.diffusion import Diffusion
 from diffusion_jax.methods.guiding import Guidance
 from diffusion_jax.methods.latent_diffusion import LatentDiffusion
 from diffusion_jax.methods.latents import Decoder, LatentSpace
+from diffusion_jax.methods.noisy_classifier import NoisyClassifier
 from diffusion_jax.models.edm2_unet import EDM2UNet
 from diffusion_jax.models.magnitude_preserving import normalize_weights
-from diffusion_jax.models.registry import MODELS
+from diffusion_jax.models.registry import CLASSIFIERS, NETWORKS
 from diffusion_jax.training import ema, optimizer, power_ema
 
 
@@ -53,7 +54,7 @@ def section(name: str) -> Iterator[None]:
 
 
 def source(config: config_dict.ConfigDict, split: Split) -> data.Source:
-    """One split of the data; a class-conditional method needs labels in it."""
+    """One split of the data; a class-conditional method and a classifier need labels in it."""
     with section("data"):
         loaded = data.load_source(
             split=split, **{k: config.data[k] for k in options.parameters(data.load_source, ["split"])}
@@ -62,6 +63,11 @@ def source(config: config_dict.ConfigDict, split: Split) -> data.Source:
             raise ConfigError(
                 "config.method.class_conditional is True, but the data has no labels: set it to False, or sort the "
                 "images into one folder a class"
+            )
+        if config.method.name == "classifier" and loaded.num_classes is None:
+            raise ConfigError(
+                "config.method.name is 'classifier', but the data has no labels: sort the images into one folder for "
+                "each class"
             )
     return loaded
 
@@ -73,17 +79,18 @@ def process(config: config_dict.ConfigDict) -> Process:
 
 
 def network(config: config_dict.ConfigDict, num_classes: int | None) -> nn.Module:
-    """The denoising network, checked against the image size."""
+    """The denoising network or the classifier, checked against the image size."""
     with section("model"):
-        constructor = MODELS[config.model.name]
+        constructor = NETWORKS[config.model.name]
         fields = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in options.chosen(config.model).items()
         }
         if "null_class" in options.parameters(constructor):
             fields["null_class"] = config.method.label_dropout > 0
+        if "out_channels" in options.parameters(constructor):
+            fields["out_channels"] = config.data.channels * (1 if config.method.bound == "none" else 2)
         model: Any = constructor(
-            out_channels=config.data.channels * (1 if config.method.bound == "none" else 2),
             num_classes=num_classes,
             dtype=config.training.compute_dtype,
             **fields,
@@ -158,6 +165,19 @@ def method(
     )
 
 
+def noisy_classifier(config: config_dict.ConfigDict, num_classes: int | None) -> NoisyClassifier:
+    """What a run of method classifier trains."""
+    size = config.data.image_size
+    assert num_classes is not None  # `source` refuses data without labels
+    return NoisyClassifier(
+        network=network(config, num_classes),
+        process=process(config),
+        image_shape=(size, size, config.data.channels),
+        num_classes=num_classes,
+        least_crop=config.method.least_crop,
+    )
+
+
 def latent_space(config: config_dict.ConfigDict, record: Mapping[str, Any]) -> LatentSpace:
     """What the network works on, by the config or else by what the latents say of themselves."""
     with section("latents"):
@@ -212,7 +232,7 @@ def augmentation(config: config_dict.ConfigDict) -> Augmentation | None:
         if not chosen.probability:
             return None
         if config.model.get("augment_dim") != NUM_LABELS or "augment_dim" not in options.parameters(
-            MODELS[config.model.name]
+            NETWORKS[config.model.name]
         ):
             raise ValueError(
                 f"augmentation.probability is {chosen.probability}, which needs a network that is told of transforms: "
@@ -233,24 +253,70 @@ def guidance(config: config_dict.ConfigDict, num_classes: int | None) -> Guidanc
                 raise ValueError(f"guide {sampling.guide!r} is told the class, but the network that it guides is not")
             guide = network(told, num_classes if is_conditional else None)
         interval = None if sampling.guidance_interval is None else tuple(sampling.guidance_interval)
-        return Guidance(interval, sampling.guidance_rescale, sampling.guidance_channels, guide, is_conditional)
+        return Guidance(
+            interval,
+            sampling.guidance_rescale,
+            sampling.guidance_channels,
+            guide,
+            is_conditional,
+            guiding_classifier(config),
+        )
 
 
 def guide_config(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     """The config of the run that guides. Raises ValueError where its network cannot."""
+    same = ["method.prediction", *(f"latents.{key}" for key in ("mean", "std", "final_std"))]
+    return _config_of_guide(config, "guide", same)
+
+
+def _config_of_guide(config: config_dict.ConfigDict, field: str, same: Sequence[str]) -> config_dict.ConfigDict:
+    """The config of the run that a field of `sampling` names; it has the same images, process and `same` fields."""
+    folder = config.sampling[field]
     try:
-        told = saved.read(Path(config.sampling.guide).expanduser())
+        told = saved.read(Path(folder).expanduser())
     except ConfigError as error:
-        raise ValueError(f"guide {config.sampling.guide!r} is no work directory of a run: {error}") from error
-    same = ["method.prediction", "data.image_size", "data.channels", *(f"process.{key}" for key in config.process)]
-    same += [f"latents.{key}" for key in ("mean", "std", "final_std")]
-    for field in same:
-        here, there = (saved.with_tuples(schema.get(each, field)) for each in (config, told))
+        raise ValueError(f"{field} {folder!r} is no work directory of a run: {error}") from error
+    for path in ("data.image_size", "data.channels", *(f"process.{key}" for key in config.process), *same):
+        here, there = (saved.with_tuples(schema.get(each, path)) for each in (config, told))
         if here != there:
-            raise ValueError(
-                f"guide {config.sampling.guide!r} was trained with {field} {there!r}, but here it is {here!r}"
-            )
+            raise ValueError(f"{field} {folder!r} was trained with {path} {there!r}, but here it is {here!r}")
     return told
+
+
+def guiding_classifier(config: config_dict.ConfigDict) -> nn.Module | None:
+    """The classifier that guides; None without one. Raises ValueError where it cannot.
+
+    Of a folder that is no run, but a network that `hub.load` opens, the process is not known and so not compared.
+    """
+    folder = config.sampling.classifier
+    if not folder:
+        return None
+    path = Path(folder).expanduser()
+    if (path / "checkpoints").is_dir():
+        told = _config_of_guide(config, "classifier", ())
+        if told.method.name != "classifier":
+            raise ValueError(f"classifier {folder!r} is a run of method {told.method.name!r}, not of a classifier")
+        same_data = all(told.data[key] == config.data[key] for key in ("name", "path", "data_dir"))
+        return network(told, source(config if same_data else told, "train").num_classes)
+    if not path.is_dir():
+        raise ValueError(
+            f"classifier {folder!r} is no folder; it can be the work directory of a classifier's run, or what hub.load "
+            "opens"
+        )
+    try:
+        model, params = hub.load(path, dtype=config.training.compute_dtype)
+    except ValueError as error:
+        raise ValueError(f"classifier {folder!r} is neither a trained run nor a network: {error}") from error
+    if type(model) not in CLASSIFIERS.values():
+        raise ValueError(f"classifier {folder!r} holds {type(model).__name__}, which is no classifier of noisy images")
+    channels = params["conv_in"]["kernel"].shape[2]
+    if channels != config.data.channels:
+        raise ValueError(
+            f"classifier {folder!r} reads {channels} channels, but config.data.channels is {config.data.channels}"
+        )
+    classifier: Any = model
+    classifier.validate(config.data.image_size, channels)
+    return model
 
 
 def optimization(config: config_dict.ConfigDict) -> tuple[optax.GradientTransformation, optimizer.Schedule, ema.Decay]:
@@ -259,7 +325,7 @@ def optimization(config: config_dict.ConfigDict) -> tuple[optax.GradientTransfor
         update, rate = optimizer.make_optimizer(
             num_steps=config.training.num_steps, batch_size=config.training.batch_size, **config.optimizer
         )
-    if MODELS[config.model.name] is EDM2UNet:  # learnt as directions (Karras et al. 2024, eq. 66)
+    if NETWORKS[config.model.name] is EDM2UNet:  # learnt as directions (Karras et al. 2024, eq. 66)
         update = optimizer.projected(update, normalize_weights)
     with section("ema"):
         decay = ema.make_ema(batch_size=config.training.batch_size, **config.ema)

@@ -14,8 +14,9 @@ from diffusion_jax.diffusion.coupling import COUPLINGS
 from diffusion_jax.diffusion.objective import BOUNDS
 from diffusion_jax.diffusion.preconditioning import PRECONDITIONINGS
 from diffusion_jax.diffusion.prediction import PREDICTIONS
+from diffusion_jax.models.registry import CLASSIFIERS, MODELS
 
-METHODS = ("diffusion", "latent_diffusion")
+METHODS = ("diffusion", "latent_diffusion", "classifier")
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 MATMUL_PRECISIONS = ("highest", "high", "default")
 
@@ -28,6 +29,21 @@ _POSITIVE = (
     *("evaluation.num_images", "evaluation.max_reference_images", "evaluation.classifier_steps"),
     "evaluation.scored_images",
 )
+# What belongs to images that are generated; a classifier's run has these values only.
+_NOT_OF_CLASSIFIERS = {
+    "method.bound": "none",
+    "method.coupling": "independent",
+    "method.adaptive_weighting": False,
+    "method.class_conditional": False,
+    "time_sampler.name": "process",
+    "weighting.name": "simple",
+    "augmentation.probability": 0,
+    "evaluation.every": 0,
+    "evaluation.num_likelihood_images": 0,
+    "evaluation.features": None,
+    "sampling.guide": None,
+    "sampling.ema_width": None,
+}
 # None switches these off, although their default is a number.
 _OPTIONAL = ("config.optimizer.clip_norm",)
 
@@ -77,7 +93,10 @@ def check(config: config_dict.ConfigDict, num_devices: int) -> None:
         raise ConfigError(str(error)) from error
     if not 0 <= config.method.label_dropout <= 1:
         raise ConfigError(f"config.method.label_dropout is {config.method.label_dropout}; it must be from 0 to 1")
+    if not 0 < config.method.least_crop <= 1:
+        raise ConfigError(f"config.method.least_crop is {config.method.least_crop}; it must be above 0, at most 1")
     _check_guidance(config)
+    _check_classifier(config)
     _check_latents(config)
     _check_divisible(config, num_devices)
 
@@ -107,6 +126,37 @@ def _check_guidance(config: config_dict.ConfigDict) -> None:
             f"config.sampling.guidance_scale is {sampling.guidance_scale}, which needs a network that has seen images "
             "without labels; set config.method.label_dropout above 0, or guidance_scale to 1"
         )
+
+
+def _check_classifier(config: config_dict.ConfigDict) -> None:
+    """Of a run that trains a classifier, and of one that is guided by one."""
+    sampling, method = config.sampling, config.method
+    if (method.name == "classifier") != (config.model.name in CLASSIFIERS):
+        raise ConfigError(
+            f"config.method.name is {method.name!r} and config.model.name {config.model.name!r}; a classifier is "
+            f"{' or '.join(CLASSIFIERS)}, and diffusion has {', '.join(MODELS)}"
+        )
+    if sampling.classifier and method.name != "diffusion":
+        raise ConfigError(
+            f"config.sampling.classifier is {sampling.classifier!r}, which guides images; config.method.name is "
+            f"{method.name!r}, and could be 'diffusion'"
+        )
+    if sampling.classifier and method.prediction not in PREDICTIONS:
+        raise ConfigError(
+            f"config.method.prediction is {method.prediction!r}; with config.sampling.classifier it can be "
+            f"{', '.join(PREDICTIONS)}"
+        )
+    if sampling.classifier_scale != 1 and not sampling.classifier:
+        raise ConfigError(
+            f"config.sampling.classifier_scale is {sampling.classifier_scale}, which is of a classifier; set "
+            "config.sampling.classifier to the work directory of its run"
+        )
+    if method.least_crop != 1 and method.name != "classifier":
+        raise ConfigError(f"config.method.least_crop is {method.least_crop}, which is of a classifier; set it to 1")
+    for field, off in _NOT_OF_CLASSIFIERS.items():
+        value = schema.get(config, field)
+        if method.name == "classifier" and value != off:
+            raise ConfigError(f"config.{field} is {value!r}, which a classifier does not have; set it to {off!r}")
 
 
 def _check_latents(config: config_dict.ConfigDict) -> None:

@@ -15,12 +15,12 @@ from diffusion_jax.diffusion.time_sampler import TIME_SAMPLERS
 from diffusion_jax.diffusion.weighting import WEIGHTINGS
 from diffusion_jax.methods.augmentation import Augmentation
 from diffusion_jax.methods.latents import LatentSpace
-from diffusion_jax.models.registry import MODELS
+from diffusion_jax.models.registry import NETWORKS
 from diffusion_jax.training import ema, optimizer, power_ema
 
 # Sections whose `name` picks a constructor, and the arguments of it that follow from the rest of the config.
 NAMED_SECTIONS: dict[str, tuple[Registry, tuple[str, ...]]] = {
-    "model": (MODELS, ("out_channels", "num_classes", "null_class", "dtype")),
+    "model": (NETWORKS, ("out_channels", "num_classes", "null_class", "dtype")),
     "process": (PROCESSES, ()),
     "weighting": (WEIGHTINGS, ()),
     "time_sampler": (TIME_SAMPLERS, ("num_timesteps",)),
@@ -39,7 +39,8 @@ PLAIN_SECTIONS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
 SHARED_FIELDS = {
     "sampling": (
         *("guidance_scale", "guidance_interval", "guidance_rescale", "guidance_channels"),
-        *("guide", "guide_step", "guide_ema_width", "ema_width", "num_images", "batch_size", "num_frames"),
+        *("guide", "guide_step", "guide_ema_width", "classifier", "classifier_scale"),
+        *("ema_width", "num_images", "batch_size", "num_frames"),
     )
 }
 
@@ -63,19 +64,20 @@ def default() -> config_dict.ConfigDict:
     )  # of latent_diffusion; mean and std unset: those of the data's channels
     config.latents.vae = config_dict.placeholder(str)  # folder of the autoencoder; unset: that of the data
 
-    config.model = named_section(MODELS, "unet", NAMED_SECTIONS["model"][1])
+    config.model = named_section(NETWORKS, "unet", NAMED_SECTIONS["model"][1])
     config.process = named_section(PROCESSES, "linear")
     config.weighting = named_section(WEIGHTINGS, "simple")
     config.time_sampler = named_section(TIME_SAMPLERS, "process", NAMED_SECTIONS["time_sampler"][1])
 
     config.method = config_dict.ConfigDict()
-    config.method.name = "diffusion"  # or latent_diffusion, whose data are latents
+    config.method.name = "diffusion"  # or latent_diffusion, whose data are latents; or classifier, of noisy images
     config.method.prediction = "epsilon"  # what the network's output means: epsilon, sample, v, ...
     config.method.bound = "none"  # hybrid, hybrid_unscaled and vlb also learn the variance (improved DDPM)
     config.method.class_conditional = False  # the network is told the classes of the data
     config.method.label_dropout = 0.1  # share of labels dropped in training, for classifier-free guidance
     config.method.coupling = "independent"  # of noise and images; optimal_transport matches them in each whole batch
     config.method.adaptive_weighting = False  # of noise levels, by a loss that the network learns for each (EDM2)
+    config.method.least_crop = 1.0  # of a classifier's training images: random crops keep this share of the side
     config.augmentation = plain_section(
         *PLAIN_SECTIONS["augmentation"]
     )  # EDM's, of which the network is told; 0.12 for CIFAR-10
@@ -107,6 +109,8 @@ def default() -> config_dict.ConfigDict:
     config.sampling.guide = config_dict.placeholder(str)  # work directory of a weaker network (autoguidance)
     config.sampling.guide_step = config_dict.placeholder(int)  # one of its EMA snapshots; unset: its newest checkpoint
     config.sampling.guide_ema_width = config_dict.placeholder(float)  # sigma_rel of its average, from its snapshots
+    config.sampling.classifier = config_dict.placeholder(str)  # that guides: a run of method classifier, or hub.load's
+    config.sampling.classifier_scale = 1.0  # of its gradient; 0 is no guidance by it
     config.sampling.ema_width = config_dict.placeholder(float)  # sigma_rel, from posthoc_ema's snapshots; unset: ema
     config.sampling.num_images = 64  # in samples.png
     config.sampling.batch_size = 64  # over all devices

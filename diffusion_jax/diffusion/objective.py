@@ -85,7 +85,7 @@ class Objective:
 
     def draw(self, keys: jax.Array, x0: jax.Array, state: Any = ()) -> Draws:
         """Times and noise for images [B, ...] from keys [B], with what the time sampler remembers."""
-        quantile, noise = jax.vmap(_draw, (0, None, None))(keys, x0.shape[1:], x0.dtype)
+        quantile, noise = jax.vmap(quantile_and_noise, (0, None, None))(keys, x0.shape[1:], x0.dtype)
         if self.time_sampler is None:
             return Draws(noise, self.process.time_at(quantile), quantile, jnp.ones_like(quantile))
         uniforms = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (2,)))(keys)
@@ -171,6 +171,7 @@ class Objective:
         return variational.bound_term(posterior, x0, x_t, t, denoised, posterior.learned_log_variance(fraction, t))
 
 
-def _draw(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+def quantile_and_noise(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    """What is drawn for one example: the quantile of its time, uniform in [0, 1), and unit noise of this shape."""
     time_key, noise_key = jax.random.split(key)
     return jax.random.uniform(time_key), standard_normal(noise_key, shape, dtype)

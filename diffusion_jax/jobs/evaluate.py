@@ -68,6 +68,11 @@ def evaluate(session: Session) -> None:
         "matmul_precision": config.training.matmul_precision,
         "device": jax.devices()[0].device_kind,
     }
+    if config.sampling.classifier:
+        result["protocol"] |= {
+            "classifier": config.sampling.classifier,
+            "classifier_scale": config.sampling.classifier_scale,
+        }
     if session.decoder is not None:
         result["protocol"]["reference_images"] = "decoded latents"
     if bits is not None:

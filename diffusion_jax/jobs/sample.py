@@ -27,7 +27,8 @@ def sample(session: Session) -> None:
     generator = Generator(session)
     parts = list(generator.batches(config.num_images, trajectory_stride=stride))
     images = np.concatenate([part[0] for part in parts])
-    labels = None if session.num_classes is None else np.concatenate([part[1] for part in parts if part[1] is not None])
+    classes = session.requested_classes
+    labels = None if classes is None else np.concatenate([part[1] for part in parts if part[1] is not None])
     trajectory = np.concatenate([part[2] for part in parts if part[2] is not None], axis=1)
     # Where the noise explodes, states are shown at unit size: clipped to [-1, 1] they would be black and white.
     trajectory /= np.maximum(1, trajectory.std(axis=(1, 2, 3, 4), keepdims=True))
@@ -38,7 +39,7 @@ def sample(session: Session) -> None:
     timesteps = session.method.sampler.timesteps[np.minimum(frames_kept(steps, stride), steps - 1)]
     names = session.class_names
 
-    columns = session.num_classes if session.num_classes and session.num_classes <= 10 else None
+    columns = classes if classes and classes <= 10 else None
     grid.write_grid(session.workdir / "samples.png", images, labels, names, columns=columns)
     captions = [f"t = {t:.0f}" for t in timesteps[:-1]] + ["image"]
     animation.write_animation(session.workdir / "sampling.gif", trajectory, captions, labels, names, columns=columns)

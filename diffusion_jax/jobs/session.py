@@ -17,13 +17,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import config_dict
 
-from diffusion_jax import data
+from diffusion_jax import data, hub
 from diffusion_jax.config import ConfigError, build
 from diffusion_jax.config.check import check, flatten
 from diffusion_jax.config.quick import shrink
 from diffusion_jax.methods.diffusion import Diffusion
 from diffusion_jax.methods.latent_diffusion import LatentDiffusion
 from diffusion_jax.methods.latents import Decoder
+from diffusion_jax.methods.noisy_classifier import NoisyClassifier
 from diffusion_jax.metrics.classifier import Classifier, train_classifier
 from diffusion_jax.metrics.devices import on_every_device
 from diffusion_jax.training import checkpoints, ema_snapshots, scoring, sharding
@@ -63,10 +64,30 @@ class Session:
             check(config, num_devices)
         self.config = config
         self._check_same_run()
-        self.method: Diffusion = build.method(config, self.num_classes, self._latent_record)
+        self.trained: Diffusion | NoisyClassifier = self._build_trained()
         self.decoder = self._build_decoder()
         self.optimizer, self.learning_rate, self.ema_decay = build.optimization(config)
         self._classifier: Classifier | None = None
+
+    def _build_trained(self) -> Diffusion | NoisyClassifier:
+        if self.config.method.name == "classifier":
+            return build.noisy_classifier(self.config, self.train_source.num_classes)
+        built = build.method(self.config, self.num_classes, self._latent_record)
+        if built.guidance.classifier is not None:
+            known = getattr(built.guidance.classifier, "num_classes", None)
+            here = self.train_source.num_classes
+            if here not in (None, known):
+                raise ConfigError(
+                    f"config.sampling.classifier {self.config.sampling.classifier!r} knows {known} classes, but the "
+                    f"data has {here}"
+                )
+        return built
+
+    @property
+    def method(self) -> Diffusion:
+        """What draws images; the run of a classifier has none."""
+        assert isinstance(self.trained, Diffusion)
+        return self.trained
 
     @functools.cached_property
     def train_source(self) -> data.Source:
@@ -78,9 +99,9 @@ class Session:
 
     def _build_decoder(self) -> Decoder | None:
         """From what the method draws to images; None where that is images already. Its parameters are the host's."""
-        if not isinstance(self.method, LatentDiffusion):
+        if not isinstance(self.trained, LatentDiffusion):
             return None
-        return build.decoder(self.config, self.method.space, self._latent_record)
+        return build.decoder(self.config, self.trained.space, self._latent_record)
 
     @functools.cached_property
     def decoder_parameters(self) -> Any:
@@ -94,8 +115,8 @@ class Session:
     def images(self, source: data.Source, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [N, H, W, C] and labels [N] of a source; of latents, what the means decode to."""
         images, labels = data.load_arrays(source, limit=limit)
-        if isinstance(self.method, LatentDiffusion):
-            x0 = self.method.space.from_latents(jnp.asarray(images[..., : self.config.data.channels]))
+        if isinstance(self.trained, LatentDiffusion):
+            x0 = self.trained.space.from_latents(jnp.asarray(images[..., : self.config.data.channels]))
             images = data.to_uint8(self.decode(np.asarray(x0)))
         return images, labels
 
@@ -143,19 +164,26 @@ class Session:
 
     @property
     def num_classes(self) -> int | None:
+        """Of what the network is told; None for nothing."""
         return self.train_source.num_classes if self.config.method.class_conditional else None
 
     @property
+    def requested_classes(self) -> int | None:
+        """How many classes samples are asked for, of the network or of the classifier that guides; None for none."""
+        classifier: Any = self.method.guidance.classifier
+        return self.num_classes if classifier is None else classifier.num_classes
+
+    @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes that the method is conditioned on."""
-        return self.train_source.class_names if self.config.method.class_conditional else None
+        """Names of the classes that samples are asked for."""
+        return None if self.requested_classes is None else self.train_source.class_names
 
     @functools.cached_property
     def parameters(self) -> tuple[int, Any]:
         """(step, parameters to sample with) of config.evaluation.checkpoint; CheckpointError where there is none."""
-        height, width, channels = self.method.image_shape
+        height, width, channels = self.trained.image_shape
         batch = {"image": jax.ShapeDtypeStruct((1, height, width, channels), np.float32)}
-        shapes = jax.eval_shape(self.method.init, jax.random.key(0), batch)
+        shapes = jax.eval_shape(self.trained.init, jax.random.key(0), batch)
         folder = self.workdir / (scoring.BEST if self.config.evaluation.checkpoint == "best" else "checkpoints")
         if (sigma_rel := self.config.sampling.ema_width) is not None:
             return ema_snapshots.reconstruct(self.workdir, sigma_rel, sharding.sharded_shapes(self.mesh, shapes))
@@ -175,15 +203,29 @@ class Session:
             return ema_snapshots.reconstruct(workdir, sampling.guide_ema_width, shapes, sampling.guide_step)[1]
         return checkpoints.restore_params(workdir / "checkpoints", shapes)[1]
 
+    @functools.cached_property
+    def classifier_parameters(self) -> Any:
+        """Parameters of the classifier that guides, averaged; None without one. Raises CheckpointError, as above."""
+        classifier = self.method.guidance.classifier
+        if classifier is None:
+            return None
+        workdir = Path(self.config.sampling.classifier).expanduser().absolute()
+        if not (workdir / "checkpoints").is_dir():
+            return on_every_device(self.mesh, hub.load(workdir)[1])
+        sample = jnp.zeros((1, *self.method.image_shape))
+        shapes = jax.eval_shape(classifier.init, jax.random.key(0), sample, jnp.zeros(1, jnp.int32))["params"]
+        return checkpoints.restore_params(workdir / "checkpoints", sharding.sharded_shapes(self.mesh, shapes))[1]
+
     @property
     def guided(self) -> bool:
-        """Whether samples are guided, which takes two evaluations a step."""
+        """Whether a second evaluation of the network, or one of the guide, guides each step."""
         has_two = self.num_classes is not None or self.method.guidance.guide is not None
         return has_two and self.config.sampling.guidance_scale != 1
 
     def labels(self, indices: np.ndarray) -> np.ndarray | None:
         """The class that image i of a sampling run is asked for: each in turn, int32; None without classes."""
-        return None if self.num_classes is None else (indices % self.num_classes).astype(np.int32)
+        classes = self.requested_classes
+        return None if classes is None else (indices % classes).astype(np.int32)
 
     def write_config(self) -> None:
         """Leaves config.json, by which a later command is held to the same run."""

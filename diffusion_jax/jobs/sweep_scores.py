@@ -92,5 +92,5 @@ def sampled_by(session: Session, name: str, num_steps: int | None, guidance_scal
     changed = copy.copy(session)
     changed.config = config
     process = session.method.objective.process
-    changed.method = dataclasses.replace(session.method, sampler=build.sampler(config, process))
+    changed.trained = dataclasses.replace(session.method, sampler=build.sampler(config, process))
     return changed

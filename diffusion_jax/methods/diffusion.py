@@ -13,7 +13,7 @@ from flax import linen as nn
 from diffusion_jax.diffusion import coupling, guidance, samplers
 from diffusion_jax.diffusion.objective import Objective
 from diffusion_jax.methods.augmentation import Augmentation
-from diffusion_jax.methods.guiding import Guidance, interval_in_timesteps
+from diffusion_jax.methods.guiding import Guidance, interval_in_timesteps, log_probability_of
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
@@ -112,9 +112,7 @@ class Diffusion:
         loss = self.objective.at(network, batch["image"], batch["noise"], batch["time"], uncertainty)
         importance = batch["importance"]
         metrics = {"loss": (loss, importance)}
-        noise_bin = jnp.minimum((batch["quantile"] * NOISE_BINS).astype(jnp.int32), NOISE_BINS - 1)
-        for i in range(NOISE_BINS):
-            metrics[f"loss_noise_{i + 1}_of_{NOISE_BINS}"] = (loss, importance * (noise_bin == i))
+        metrics |= by_noise_level("loss", loss, importance, batch["quantile"])
         return jnp.mean(loss * importance), metrics
 
     def update_state(self, state: Any, batch: Batch, metrics: Metrics) -> Any:
@@ -129,16 +127,19 @@ class Diffusion:
         guidance_scale: jax.Array | None = None,
         trajectory_stride: int | None = None,
         guide_params: Any = None,
+        classifier_params: Any = None,
+        classifier_scale: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Images float32 [N, H, W, C] in [-1, 1], image i from keys[i] alone.
 
         Args:
           params: of the network, usually the EMA's.
           keys: [N] PRNG keys.
-          labels: int32 [N], None for an unconditional network.
+          labels: int32 [N], None for an unconditional network without a classifier.
           guidance_scale: scalar; None evaluates the network alone, without the null class or the guide.
           trajectory_stride: also return every so many states of the reverse process [frames, N, H, W, C].
           guide_params: of `guidance.guide`, if there is one.
+          classifier_params, classifier_scale: of `guidance.classifier`, if there is one; a scale of 0 is no guidance.
         """
 
         channels = self.image_shape[-1]
@@ -160,15 +161,34 @@ class Diffusion:
         elif guidance_scale is not None and self.num_classes is not None and labels is not None:
             null = jnp.full_like(labels, self.num_classes)
             denoise = guidance.classifier_free(predict, labels, null, guidance_scale, *how)
+        sampler, tilt = self.sampler, None
+        if self.guidance.classifier is not None and labels is not None and classifier_scale is not None:
+            log_probability = log_probability_of(self.guidance.classifier, classifier_params, labels)
+            if sampler.has_variance:
+                tilt = guidance.classifier_gradient(log_probability, classifier_scale)
+            else:
+                process, prediction = self.objective.process, self.objective.prediction
+                denoise = guidance.classifier(
+                    denoise, log_probability, classifier_scale, process, prediction, sampler.clip
+                )
+                if sampler.clip is not None:
+                    sampler = dataclasses.replace(sampler, clip=None)
         x, trajectory = samplers.sample(
-            self.sampler,
+            sampler,
             denoise,
             x_T,
             key=keys,
             return_trajectory=trajectory_stride is not None,
             trajectory_stride=trajectory_stride or 1,
+            tilt=tilt,
         )
         return x if self.clip is None else jnp.clip(x, -self.clip, self.clip), trajectory
+
+
+def by_noise_level(name: str, values: jax.Array, weights: jax.Array, quantile: jax.Array) -> Metrics:
+    """Values [B] for each of NOISE_BINS equal shares of the noise levels, the least noisy first."""
+    noise_bin = jnp.minimum((quantile * NOISE_BINS).astype(jnp.int32), NOISE_BINS - 1)
+    return {f"{name}_noise_{i + 1}_of_{NOISE_BINS}": (values, weights * (noise_bin == i)) for i in range(NOISE_BINS)}
 
 
 def example_keys(key: jax.Array, batch: Batch) -> jax.Array:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from diffusion_jax.diffusion import prediction as predictions
+from diffusion_jax.diffusion.guidance import Predict
 from diffusion_jax.diffusion.process import Process
 
 
@@ -23,6 +27,8 @@ class Guidance:
       guide: a weaker network of the same prediction, away from which samples are moved (Karras et al. 2024b); None:
         the network itself, without the class.
       guide_is_conditional: whether the guide is told the class.
+      classifier: a network that tells the class of noisy images of the same process, called as network(sample,
+        timestep) -> logits; it has a scale of its own (Dhariwal and Nichol 2021). None: no classifier.
     """
 
     interval: tuple[float, float] | None = None
@@ -30,6 +36,7 @@ class Guidance:
     channels: int | None = None
     guide: nn.Module | None = None
     guide_is_conditional: bool = False
+    classifier: nn.Module | None = None
 
     def __post_init__(self) -> None:
         if self.interval is not None:
@@ -54,6 +61,16 @@ def interval_in_timesteps(
         _timestep(low, process, prediction) if low > least else -math.inf,
         _timestep(high, process, prediction) if high < most else math.inf,
     )
+
+
+def log_probability_of(classifier: nn.Module, params: Any, labels: jax.Array) -> Predict:
+    """log p(label | x_t) [B] as a function of (x_t, t), by a classifier of noisy images; labels: int32 [B]."""
+
+    def log_probability(x: jax.Array, t: jax.Array) -> jax.Array:
+        logits: Any = classifier.apply({"params": params}, x, t)
+        return jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)[:, 0]
+
+    return log_probability
 
 
 def _timestep(ratio: float, process: Process, prediction: str) -> float:

@@ -39,6 +39,8 @@ class AdaptiveSampler:
     max_steps: int = 4096
     stochastic: bool = dataclasses.field(default=False, init=False)
     learned_variance: bool = dataclasses.field(default=False, init=False)
+    has_variance: bool = dataclasses.field(default=False, init=False)
+    clip: float | None = dataclasses.field(default=None, init=False)
 
     @property
     def times(self) -> np.ndarray:
