@@ -1,6 +1,7 @@
-"""sampling.gif: the reverse process, all images at once, from noise to the result."""
+"""sampling.gif: the reverse process, all images at once, from noise to the result; or noise, and what is read in it."""
 
 import io
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,9 +12,11 @@ from PIL import Image
 
 from diffusion_jax.figures.files import write_atomically
 from diffusion_jax.figures.grid import Grid
-from diffusion_jax.figures.sheet import INK, PAPER, TRACK, enlargement, to_rgb
+from diffusion_jax.figures.sheet import INK, PAPER, TRACK, Sheet, enlargement, to_rgb
 
 MIN_CELL = 48
+# With text under each image.
+READ_CELL = 80
 # GIF compresses noise badly: about half a byte for each of these, in every frame.
 MOST_PIXELS = 120_000
 # Fewer grey levels make runs of equal pixels longer; nobody sees it in a moving picture.
@@ -54,19 +57,62 @@ def write_animation(
     shown = _shown(images, rgb.shape[2:4], classes)
     rgb, classes = rgb[:, shown], None if classes is None else classes[shown]
     grid = Grid(len(shown), rgb.shape[2:4], classes, class_names, columns=columns, min_cell=MIN_CELL, has_caption=True)
-    last = len(rgb) - 1
-    to_indices = _grey_indices if (rgb[..., :1] == rgb).all() else _colour_indices(rgb)
+    last = max(1, len(rgb) - 1)
     pictures = [
-        to_indices(grid.draw(frame, caption, i / last if last else 1.0))
+        grid.draw(frame, caption, i / last if len(rgb) > 1 else 1.0)
         for i, (frame, caption) in enumerate(zip(rgb, captions, strict=True))
     ]
+    _write(path, pictures, rgb, frame_ms, hold_ms)
+
+
+def write_readings(
+    path: str | os.PathLike[str],
+    frames: ArrayLike,
+    captions: Sequence[str],
+    readings: Sequence[Sequence[str]],
+    *,
+    frame_ms: int = 250,
+    hold_ms: int = 2500,
+) -> None:
+    """Writes a GIF of images under which something else is written in every frame.
+
+    To keep the file small it shows only the first images if all are more than MOST_PIXELS.
+
+    Args:
+      path: of the file.
+      frames: [T, N, H, W, 1 or 3], uint8 or float in [-1, 1].
+      captions: for each frame.
+      readings: [T][N], what stands under each image.
+      frame_ms, hold_ms: milliseconds that a frame and the last frame are shown.
+    """
+    rgb = to_rgb(frames)
+    shown = _shown(rgb.shape[1], rgb.shape[2:4], None)
+    rgb = rgb[:, shown]
+    columns = math.ceil(math.sqrt(1.8 * len(shown)))
+    every = [label for labels in readings for label in labels]  # one size of letters for all frames
+    sheet = Sheet(
+        -(-len(shown) // columns), columns, rgb.shape[2:4], min_cell=READ_CELL, cell_labels=every, has_caption=True
+    )
+    pictures = [
+        sheet.draw(list(frame), caption, (i + 1) / len(rgb), list(labels)[: len(shown)])
+        for i, (frame, caption, labels) in enumerate(zip(rgb, captions, readings, strict=True))
+    ]
+    _write(path, pictures, rgb, frame_ms, hold_ms)
+
+
+def _write(
+    path: str | os.PathLike[str], drawn: Sequence[Image.Image], rgb: NDArray[np.uint8], frame_ms: int, hold_ms: int
+) -> None:
+    """The GIF of pictures that hold these images."""
+    to_indices = _grey_indices if (rgb[..., :1] == rgb).all() else _colour_indices(rgb)
+    pictures = [to_indices(picture) for picture in drawn]
     buffer = io.BytesIO()
     pictures[0].save(
         buffer,
         "GIF",
         save_all=True,
         append_images=pictures[1:],
-        duration=[frame_ms] * last + [hold_ms],
+        duration=[frame_ms] * (len(pictures) - 1) + [hold_ms],
         loop=0,
         optimize=False,
     )

@@ -70,6 +70,30 @@ def guidance(scale: float) -> str:
     )
 
 
+def classifier() -> str:
+    """Text and formula of the loss of a classifier of noisy images."""
+    return (
+        f"<p>The classifier sees a noisy image {inline('x', 't')} and the time {inline('t')}, and gives a probability "
+        f"to every class. The loss is the negative logarithm of what it gives to the right class {inline('y')}, "
+        "averaged over images, noise and times:</p>"
+        + formulas.CLASSIFIER_LOSS
+        + "<p>Clean images can be told apart nearly always, pure noise never: there the best that can be done is to "
+        "give every class its share of the images, and the loss ends at the entropy of the classes.</p>"
+    )
+
+
+def classifier_guidance(scale: float | None = None) -> str:
+    """Text and formula of classifier guidance, with its scale where it is known."""
+    known = "" if scale is None else f", which is {scale:g} here"
+    return (
+        "<p>Classifier guidance (Dhariwal and Nichol 2021) asks a classifier of noisy images how the image would have "
+        f"to change to look more like the class {inline('y')}. Each step moves its mean that way, by the variance of "
+        f"the step times a scale {inline('g')}{known}; samplers that draw nothing on the way move the score by the "
+        "same gradient. More makes images more typical of their class and less varied.</p>"
+        + formulas.CLASSIFIER_GUIDANCE
+    )
+
+
 def frechet() -> str:
     """Text and formula of the Frechet distance and of the baseline beside it."""
     return (

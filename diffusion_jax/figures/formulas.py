@@ -115,6 +115,17 @@ GUIDANCE = _block(
     _o(")"),
 )
 
+_LABEL = _i("y")
+_READ = _row(_sub(_i("p"), _i("&phi;")), _o("("), _LABEL, _o("|"), _X_T, _o(","), _T, _o(")"))
+CLASSIFIER_LOSS = _block(
+    _i("L"), _o("="), _sub(_i("&Eopf;"), _row(_X_0, _o(","), _EPSILON, _o(","), _T)), _o("["), _o("&minus;"),
+    _i("log"), _READ, _o("]"),
+)  # fmt: skip
+CLASSIFIER_GUIDANCE = _block(
+    _hat(_i("&mu;")), _o("="), _i("&mu;"), _o("+"), _i("g"), _i("&Sigma;"),
+    _sub(_o("&nabla;"), _X_T), _i("log"), _READ,
+)  # fmt: skip
+
 _MU_1, _MU_2 = (_sub(_i("&mu;"), f"<mn>{i}</mn>") for i in (1, 2))
 _COVARIANCE_1, _COVARIANCE_2 = (_sub(_i("&Sigma;"), f"<mn>{i}</mn>") for i in (1, 2))
 _ROOT = (

@@ -38,6 +38,7 @@ class Report:
       timing: name -> number, the unit at the end of the name: *_seconds or *_per_second.
       machine: name -> text: devices, versions.
       prediction, sampler, num_steps, guidance_scale: what the explanations speak of; guidance only if it is not 1.
+      classifier_scale: of the classifier that guided, if one did.
       samples, animation, denoising, noising, sweep: the grid, the GIF, two strips and the sweep's chart, as files or in
         memory.
     """
@@ -57,6 +58,7 @@ class Report:
     sampler: str = ""
     num_steps: int | None = None
     guidance_scale: float | None = None
+    classifier_scale: float | None = None
     samples: Picture | None = None
     animation: Picture | None = None
     denoising: Picture | None = None
@@ -147,6 +149,9 @@ def _sampling(report: Report) -> str:
         parts.append(page.details("Animation (fold it away to stop it)", picture, is_open=True))
     if report.guidance_scale is not None and report.guidance_scale != 1:
         parts.append(f"<h3>Guidance</h3>{explanations.guidance(report.guidance_scale)}")
+    if report.classifier_scale is not None:
+        text = explanations.classifier_guidance(report.classifier_scale)
+        parts.append(f"<h3>Guidance by a classifier</h3>{text}")
     return "".join(parts)
 
 

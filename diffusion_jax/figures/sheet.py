@@ -87,12 +87,18 @@ class Sheet:
         return left, top, left + self.cell_width, top + self.cell_height
 
     def draw(
-        self, images: Sequence[NDArray[np.uint8] | None], caption: str = "", progress: float | None = None
+        self,
+        images: Sequence[NDArray[np.uint8] | None],
+        caption: str = "",
+        progress: float | None = None,
+        cell_labels: Sequence[str] = (),
     ) -> Image.Image:
         """The sheet with `images` (uint8 [H, W, 3], None for an empty cell) row by row.
 
-        `caption` and `progress` (0 to 1) are shown if the sheet was made with has_caption.
+        `caption` and `progress` (0 to 1) are shown if the sheet was made with has_caption, `cell_labels` instead of
+        those that it was made with.
         """
+        cell_labels = cell_labels or self.cell_labels
         picture = Image.new("RGB", (self.width, self.height), PAPER)
         draw = ImageDraw.Draw(picture)
         for index, image in enumerate(images):
@@ -102,7 +108,7 @@ class Sheet:
                 picture.paste(Image.fromarray(enlarged), (left, top))
                 if self.cell_labels:
                     center = left + self.cell_width // 2
-                    label = _cut(self.cell_labels[index], self.cell_font_size, self.cell_width)
+                    label = _cut(cell_labels[index], self.cell_font_size, self.cell_width)
                     _text(draw, (center, bottom + self._line // 2), label, "mm", self.cell_font_size)
         for row, label in enumerate(self.row_labels):
             _, top, _, bottom = self.cell_box(row, 0)

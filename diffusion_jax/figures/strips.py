@@ -11,8 +11,12 @@ from diffusion_jax.figures.grid import png
 from diffusion_jax.figures.sheet import Sheet, to_rgb
 
 
-def draw_strip(images: ArrayLike, column_labels: Sequence[str], row_labels: Sequence[str] = ()) -> Image.Image:
+def draw_strip(
+    images: ArrayLike, column_labels: Sequence[str], row_labels: Sequence[str] = (), cell_labels: Sequence[str] = ()
+) -> Image.Image:
     """A strip of images [rows, times, H, W, 1 or 3], uint8 or float in [-1, 1], with a label above each time.
+
+    cell_labels, if there are any, stand under the images, row by row.
 
     Raises ValueError for images of another shape or labels that do not fit.
     """
@@ -24,14 +28,26 @@ def draw_strip(images: ArrayLike, column_labels: Sequence[str], row_labels: Sequ
         raise ValueError(
             f"{rows} rows and {columns} columns need as many labels, got {len(row_labels)} and {len(column_labels)}"
         )
+    if len(cell_labels) not in (0, rows * columns):
+        raise ValueError(f"{rows * columns} images need as many labels, got {len(cell_labels)}")
     sheet = Sheet(
-        rows, columns, rgb.shape[2:4], min_cell=96, row_labels=list(row_labels), column_labels=list(column_labels)
+        rows,
+        columns,
+        rgb.shape[2:4],
+        min_cell=96,
+        row_labels=list(row_labels),
+        column_labels=list(column_labels),
+        cell_labels=list(cell_labels),
     )
     return sheet.draw(list(rgb.reshape(rows * columns, *rgb.shape[2:])))
 
 
 def write_strip(
-    path: str | os.PathLike[str], images: ArrayLike, column_labels: Sequence[str], row_labels: Sequence[str] = ()
+    path: str | os.PathLike[str],
+    images: ArrayLike,
+    column_labels: Sequence[str],
+    row_labels: Sequence[str] = (),
+    cell_labels: Sequence[str] = (),
 ) -> None:
     """Writes `draw_strip` as a PNG file."""
-    write_atomically(path, png(draw_strip(images, column_labels, row_labels)))
+    write_atomically(path, png(draw_strip(images, column_labels, row_labels, cell_labels)))

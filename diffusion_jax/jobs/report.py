@@ -28,9 +28,7 @@ def report(session: Session) -> None:
     Raises ConfigError, naming the file, where training, sampling or evaluation left nothing to report.
     """
     config, workdir = session.config, session.workdir
-    for name, mode in (("metrics.jsonl", "train"), ("samples.png", "sample"), ("evaluation.json", "evaluate")):
-        if not (workdir / name).is_file():
-            raise ConfigError(f"{workdir / name} is missing, which the report shows; run --mode {mode} first")
+    require_products(workdir)
     step, params = session.parameters
     if jax.process_index() != 0:  # reading checkpoints takes all processes, the page one
         return
@@ -64,19 +62,12 @@ def report(session: Session) -> None:
             "sampling_images_per_second": sampling.get("images_per_second", 0.0),
             **{f"evaluation_{name}_seconds": value for name, value in seconds.items()},
         },
-        machine={
-            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
-            "processor": f"{platform.machine()}, {os.cpu_count()} cores",
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "flax": flax.__version__,
-            "optax": optax.__version__,
-            "diffusion_jax": diffusion_jax.__version__,
-        },
+        machine=machine(),
         prediction=config.method.prediction,
         sampler=config.sampling.name,
         num_steps=session.method.sampler.num_steps,
         guidance_scale=config.sampling.guidance_scale if session.guided else None,
+        classifier_scale=config.sampling.classifier_scale if config.sampling.classifier else None,
         samples=workdir / "samples.png",
         animation=workdir / "sampling.gif",
         denoising=workdir / "denoising.png",
@@ -84,6 +75,26 @@ def report(session: Session) -> None:
         sweep=workdir / sweep_scores.PICTURE if "sweep" in scores else None,
     )
     page.write_report(workdir / "report.html", content)
+
+
+def require_products(workdir: Path) -> None:
+    """Raises ConfigError, naming the file, where an earlier job left nothing to report."""
+    for name, mode in (("metrics.jsonl", "train"), ("samples.png", "sample"), ("evaluation.json", "evaluate")):
+        if not (workdir / name).is_file():
+            raise ConfigError(f"{workdir / name} is missing, which the report shows; run --mode {mode} first")
+
+
+def machine() -> dict[str, str]:
+    """What the numbers of a report were measured on."""
+    return {
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "processor": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "optax": optax.__version__,
+        "diffusion_jax": diffusion_jax.__version__,
+    }
 
 
 def _training_scores(config: ConfigDict, workdir: Path) -> list[str]:

@@ -10,8 +10,9 @@ from pathlib import Path
 import jax
 from ml_collections import config_dict
 
-from diffusion_jax.jobs import evaluate, replay, report, sample, train
+from diffusion_jax.jobs import classify, evaluate, replay, report, sample, train
 from diffusion_jax.jobs.session import Session
+from diffusion_jax.methods.noisy_classifier import NoisyClassifier
 from diffusion_jax.training.distributed import leaving_if_one_is_lost, wait_for_all
 from diffusion_jax.training.interruption import RESTART, exit_code, restarting_on_warnings
 from diffusion_jax.training.logging import say
@@ -24,6 +25,8 @@ JOBS = {
     "report": report.report,
     "replay": replay.replay,
 }
+# Of a run that trains a classifier, which leaves the same files.
+CLASSIFIER_JOBS = JOBS | {"sample": classify.sample, "evaluate": classify.evaluate, "report": classify.report}
 # What each job must have left for the exit code to be 0.
 PRODUCTS = {
     "train": ("config.json", "checkpoints", "metrics.jsonl"),
@@ -48,10 +51,11 @@ def run(config: config_dict.ConfigDict, workdir: Path, modes: tuple[str, ...], c
     if READS_DATA & set(modes):  # data that are not there are said before config.json takes their name
         _ = session.train_source, session.test_source
     session.write_config()
+    jobs = CLASSIFIER_JOBS if isinstance(session.trained, NoisyClassifier) else JOBS
     with restarting_on_warnings(), MaintenanceWatch():
         for mode in modes:
             with leaving_if_one_is_lost():
-                interrupted = JOBS[mode](session)
+                interrupted = jobs[mode](session)
             if interrupted is not None:
                 code = exit_code(interrupted)
                 asks = ", and asks to be started again" if code == RESTART else ""
