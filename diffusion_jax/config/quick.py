@@ -1,7 +1,7 @@
 """`config.quick`: the same experiment in miniature: trained, sampled, scored and reported in a minute on two cores.
 
 What is proved by a quick run is that the pieces of an experiment fit together, so every kind of piece stays: process,
-prediction, objective, network class with its levels and options, optimiser, moving average, sampler, guidance. What
+prediction, objective, network class with its options, optimiser, moving average, sampler, guidance. What
 shrinks is how much there is of each, and the data are the digits that come with scikit-learn.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ml_collections import config_dict
 
 from diffusion_jax.config import options
-from diffusion_jax.models.registry import MODELS
+from diffusion_jax.models.registry import NETWORKS
 
 SUFFIX = "_quick"
 NUM_STEPS = 20
@@ -22,6 +22,9 @@ NUM_IMAGES = 32
 CLASSIFIER_STEPS = 100
 # The digits are 8x8 pixels, or a multiple.
 IMAGE_SIZE = 8
+# Of a U-Net: nearly all of the time goes into compiling, and so by the number of its blocks.
+NUM_LEVELS = 2
+_LARGEST_MULT = 2
 
 # Fields of networks that say how large they are. Unset ones are set too: the defaults are a paper's.
 _NETWORK = {"channels": 8, "num_res_blocks": 1, "norm_groups": 4, "width": 32, "depth": 2, "num_heads": 2}
@@ -70,23 +73,28 @@ def shrink(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
 
 
 def _shrink_network(config: config_dict.ConfigDict) -> None:
-    """Fewer channels and blocks; as many levels as before, with attention where it was, and images to fit."""
+    """Fewer channels, blocks and levels, with attention where it was: at the full size, or below it."""
     model, before = config.model, config.data.image_size
-    fields = options.parameters(MODELS[model.name])
+    fields = options.parameters(NETWORKS[model.name])
     for field, value in _NETWORK.items():
         if field in fields:
             model[field] = value if model[field] is None else min(model[field], value)
     size = IMAGE_SIZE
     if "channel_mults" in fields:
-        levels = len(model.channel_mults or fields["channel_mults"].default)
-        size = max(size, 2 ** (levels - 1))
+        mults = tuple(model.channel_mults or fields["channel_mults"].default)
+        if "num_res_blocks" in fields and len(mults) > NUM_LEVELS:
+            mults = (mults[0], min(mults[-1], _LARGEST_MULT))
         if model.name == "edm_unet" and model.family == "adm":
-            model.channels, model.channel_mults = _ADM_HEAD_CHANNELS, (1,) * levels
+            model.channels, mults = _ADM_HEAD_CHANNELS, (1,) * len(mults)
+        if "num_res_blocks" in fields:
+            model.channel_mults = mults
+        size = max(size, 2 ** (len(mults) - 1))
     size = min(size, before)
     if "attention_resolutions" in fields:
-        reference = model.image_size or before
-        resolutions: Sequence[int] = model.attention_resolutions or fields["attention_resolutions"].default
-        model.attention_resolutions = tuple(size * resolution // reference for resolution in resolutions)
+        given: Sequence[int] = model.attention_resolutions or fields["attention_resolutions"].default
+        # With two levels of many: at the upper one if it was there, at the lower one if it was at any below.
+        full = model.image_size or before
+        model.attention_resolutions = tuple(sorted({size if r >= full else size // 2 for r in given}, reverse=True))
         model.image_size = None
     if "head_channels" in fields and (heads := model.head_channels or fields["head_channels"].default):
         model.head_channels = min(heads, model.channels)
