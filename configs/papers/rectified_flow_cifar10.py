@@ -9,8 +9,8 @@ Sampler:    Dormand-Prince with tolerances 1e-5, which chooses its steps
 Protocol:   50,000 images, truncated to 8 bits, against the 50,000 training images
 Cost:       166 M images, 1.1e19 FLOP: about 20 hours at 150 TFLOP/s
 
-Differs from the paper: the flow's time runs from image to noise, there from noise to image; training draws it from
-[0, 1], there from [0.001, 1].
+Differs from the paper: the flow's time runs from image to noise, there from noise to image; the last 0.001 of the way to
+the image is one step.
 """
 
 from diffusion_jax import config as experiment
@@ -37,6 +37,7 @@ def get_config():
 
     config.process.name = "rectified_flow"
     config.process.time_scale = 999.0
+    config.process.t_start = 0.999  # the released code trains and samples from 0.001 of the way from noise to image
     config.method.prediction = "velocity"
 
     config.optimizer.name = "adam"

@@ -234,26 +234,30 @@ class RectifiedFlow(ContinuousProcess):
     """The straight path (1 - t) x_0 + t noise (Liu et al. 2023; Lipman et al. 2023).
 
     Training draws t uniformly, or from a logit-normal distribution if logit_std > 0 (Esser et al. 2024, eq. 19). shift
-    moves the times of training and of sampling towards the noise, t -> shift t / (1 + (shift - 1) t) (eq. 23).
+    moves the times of training and of sampling towards the noise, t -> shift t / (1 + (shift - 1) t) (eq. 23). Both
+    leave the times above t_start out: 0.999 in rectified flow's released code, whose first state is noise all the same.
     """
 
     spacing_rule: ClassVar[str] = "trailing"
     shift: float = 1.0
     logit_mean: float = 0.0
     logit_std: float = 0.0
+    t_start: float = 1.0
     t_stop: float = 1e-3
     time_scale: float = 1000.0
 
     def __post_init__(self) -> None:
         _check_order(shift=self.shift)
-        _check_order(t_stop=self.t_stop, **{"the end": 1.0})
+        _check_order(t_stop=self.t_stop, t_start=self.t_start)
+        if self.t_start > 1:
+            raise ValueError(f"t_start is {self.t_start}; it must be at most 1, where nothing but noise is left")
         _check_order(time_scale=self.time_scale)
         if not self.logit_std >= 0:
             raise ValueError(f"logit_std is {self.logit_std}; it must be at least 0")
 
     @property
     def t_max(self) -> float:
-        return self.time_scale
+        return self.t_start * self.time_scale
 
     @property
     def t_end(self) -> float:
@@ -273,7 +277,7 @@ class RectifiedFlow(ContinuousProcess):
 
     def time_at(self, u: jax.Array) -> jax.Array:
         t = jax.nn.sigmoid(self.logit_mean + self.logit_std * _normal_quantile(u)) if self.logit_std else u
-        return self._shifted(t) * self.time_scale
+        return self._shifted(self.t_start * t) * self.time_scale
 
     def sampling_times(self, rule: str, num_points: int, offset: int = 0) -> np.ndarray:
         return self._shifted(super().sampling_times(rule, num_points, offset) / self.time_scale) * self.time_scale

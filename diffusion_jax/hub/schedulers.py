@@ -9,6 +9,7 @@ Published configs carry options of other schedulers than their own; these are ig
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -27,56 +28,13 @@ from diffusion_jax.diffusion.samplers.dpmpp_singlestep import dpmpp_singlestep_o
 from diffusion_jax.diffusion.samplers.euler import euler_ancestral_on, euler_on
 from diffusion_jax.diffusion.samplers.heun import heun_on
 from diffusion_jax.diffusion.samplers.lms import lms_on
-from diffusion_jax.diffusion.samplers.pndm import plms_on, pndm_on, warmup_times
+from diffusion_jax.diffusion.samplers.pndm import ipndm_on, plms_on, pndm_on, warmup_times
 from diffusion_jax.diffusion.samplers.unipc import unipc_on
+from diffusion_jax.hub.scheduler_options import Options
 
-_PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v"}
 _RULES = ("linspace", "leading", "trailing")
-# What the schedulers below are configured by.
-_OPTIONS = """
-algorithm_type base_image_seq_len base_shift beta_end beta_schedule beta_start clip_sample clip_sample_range
-disable_corrector dynamic_thresholding_ratio euler_at_final final_sigmas_type flow_shift interpolation_type
-invert_sigmas lambda_min_clipped lower_order_final max_image_seq_len max_shift num_train_timesteps predict_x0
-prediction_type rescale_betas_zero_snr rho sample_max_value set_alpha_to_one shift shift_terminal sigma_data
-sigma_max sigma_min sigma_schedule skip_prk_steps solver_order solver_p solver_type steps_offset
-stochastic_sampling thresholding time_shift_type timestep_spacing timestep_type trained_betas use_beta_sigmas
-use_dynamic_shifting use_exponential_sigmas use_flow_sigmas use_karras_sigmas use_lu_lambdas variance_type
-"""
 # With zero terminal SNR diffusers puts this for the last alphas_cumprod, where a solver needs a finite noise level.
 _SMALLEST_ALPHAS_CUMPROD = 2.0**-24
-
-
-class _Options:
-    """A scheduler's config: its options, with the defaults of its class for those that the file leaves out."""
-
-    def __init__(self, config: Mapping[str, Any], first_step: int = 0):
-        self.name, self.first_step = config["_class_name"], first_step
-        self._given = {key: value for key, value in config.items() if not key.startswith("_")}
-        unknown = sorted(set(self._given).difference(_OPTIONS.split()))
-        if unknown:
-            raise ValueError(f"{self.name}: unknown options {', '.join(unknown)}")
-
-    def get(self, option: str, default: Any) -> Any:
-        value = self._given.get(option)
-        return default if value is None else value
-
-    def choose(self, option: str, default: Any, choices: Mapping[Any, Any] | tuple[Any, ...]) -> Any:
-        """The option's value, one of so many, or what the value stands for."""
-        value = self.get(option, default)
-        if value not in choices:
-            raise ValueError(f"{self.name}: {option} is {value!r}; it can be {', '.join(map(str, choices))}")
-        return choices[value] if isinstance(choices, Mapping) else value
-
-    def refuse(self, **only: Any) -> None:
-        """Options that are supported at one value."""
-        for option, value in only.items():
-            got = self.get(option, value)
-            if got != value:
-                raise ValueError(f"{self.name}: {option} is {got!r}; only {value!r} is supported")
-
-    @property
-    def prediction(self) -> str:
-        return self.choose("prediction_type", "epsilon", _PREDICTIONS)
 
 
 def load_sampler(
@@ -97,16 +55,15 @@ def load_sampler(
     name = config.get("_class_name")
     if name not in _SCHEDULERS:
         raise ValueError(f"scheduler {name!r} is not supported; there are {', '.join(_SCHEDULERS)}")
-    if eta and name != "DDIMScheduler":
+    if eta and name not in _WITH_ETA:
         raise ValueError(f"{name} has no eta")
     if num_steps < 1:
         raise ValueError(f"num_steps is {num_steps}; it must be 1 or more")
     if not 0 <= first_step < num_steps:
         raise ValueError(f"first_step is {first_step}; it can be 0 to {num_steps - 1}")
-    options = _Options(config, first_step)
-    if name in ("DDIMScheduler", "DDPMScheduler"):  # each of their steps is for itself
-        whole = _ddim(options, num_steps, eta) if name == "DDIMScheduler" else _ddpm(options, num_steps)
-        return whole.after(first_step)
+    options = Options(config, first_step)
+    if name in _WITH_ETA:
+        return _ddim(options, num_steps, eta).after(first_step)
     return _SCHEDULERS[name](options, num_steps)
 
 
@@ -124,7 +81,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 # --- The chain, and the points that a scheduler visits. ---------------------------------------------------------
 
 
-def _chain(options: _Options, *, zero_snr: bool = True, ends: tuple[float, float] = (1e-4, 0.02)) -> DiscreteProcess:
+def _chain(options: Options, *, zero_snr: bool = True, ends: tuple[float, float] = (1e-4, 0.02)) -> DiscreteProcess:
     """The process that the network was trained on. zero_snr: the class has rescale_betas_zero_snr."""
     count, trained = options.get("num_train_timesteps", 1000), options.get("trained_betas", None)
     start, end = options.get("beta_start", ends[0]), options.get("beta_end", ends[1])
@@ -149,7 +106,7 @@ def _levels(chain: DiscreteProcess) -> np.ndarray:
     return np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
 
 
-def _level_rule(options: _Options, *, lu: bool = False) -> str | None:
+def _level_rule(options: Options, *, lu: bool = False) -> str | None:
     """The rule that places noise levels instead of timesteps, if any. lu: the class has use_lu_lambdas."""
     rules = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta"}
     if lu:
@@ -165,7 +122,7 @@ def _times_of(ratios: np.ndarray, table: np.ndarray) -> np.ndarray:
     return np.interp(np.log(ratios), np.log(table), np.arange(len(table)))
 
 
-def _exploding(options: _Options, chain: DiscreteProcess, num_steps: int, *, ends: bool = False) -> grid.Grid:
+def _exploding(options: Options, chain: DiscreteProcess, num_steps: int, *, ends: bool = False) -> grid.Grid:
     """The points of the k-diffusion family: state x_0 + ratio noise, fractional timesteps.
 
     ends: the class has final_sigmas_type, sigma_min and sigma_max; otherwise sampling ends without noise.
@@ -199,7 +156,7 @@ def _exploding(options: _Options, chain: DiscreteProcess, num_steps: int, *, end
 
 
 def _preserving(
-    options: _Options,
+    options: Options,
     chain: DiscreteProcess,
     num_steps: int,
     *,
@@ -248,23 +205,23 @@ def _preserving(
     ).after(options.first_step)
 
 
-def _ends_without_noise(options: _Options) -> bool:
+def _ends_without_noise(options: Options) -> bool:
     return options.choose("final_sigmas_type", "zero", {"zero": True, "sigma_min": False})
 
 
 # --- The schedulers. --------------------------------------------------------------------------------------------
 
 
-def _rule(options: _Options) -> tuple[str, int]:
+def _rule(options: Options) -> tuple[str, int]:
     rule = options.choose("timestep_spacing", "leading", _RULES)
     return rule, options.get("steps_offset", 0) if rule == "leading" else 0
 
 
-def _clip(options: _Options, default: bool) -> float | None:
+def _clip(options: Options, default: bool) -> float | None:
     return options.get("clip_sample_range", 1.0) if options.get("clip_sample", default) else None
 
 
-def _ddpm(options: _Options, num_steps: int) -> core.Sampler:
+def _ddpm(options: Options, num_steps: int) -> core.Sampler:
     options.refuse(thresholding=False)
     names = ("fixed_small", "fixed_large", "learned_range")
     variances = {**{name: name for name in names}, "fixed_small_log": "fixed_small"}
@@ -277,10 +234,10 @@ def _ddpm(options: _Options, num_steps: int) -> core.Sampler:
         offset=offset,
         variance=options.choose("variance_type", "fixed_small", variances),
         clip=_clip(options, True),
-    )
+    ).after(options.first_step)
 
 
-def _ddim(options: _Options, num_steps: int, eta: float = 0.0) -> core.Sampler:
+def _ddim(options: Options, num_steps: int, eta: float = 0.0) -> core.Sampler:
     options.refuse(thresholding=False)
     chain = _chain(options)
     rule, offset = _rule(options)
@@ -300,7 +257,7 @@ def _ddim(options: _Options, num_steps: int, eta: float = 0.0) -> core.Sampler:
     )
 
 
-def _pndm(options: _Options, num_steps: int) -> core.Sampler:
+def _pndm(options: Options, num_steps: int) -> core.Sampler:
     # v would be averaged over timesteps as it is, not as the noise that it stands for.
     options.refuse(prediction_type="epsilon")
     chain = _chain(options, zero_snr=False)
@@ -327,21 +284,34 @@ def _pndm(options: _Options, num_steps: int) -> core.Sampler:
     return pndm_on(at(times), at(warmup_times(times, chain.num_timesteps // num_steps)))
 
 
-def _euler(options: _Options, num_steps: int) -> core.Sampler:
+def _ipndm(options: Options, num_steps: int) -> core.Sampler:
+    """v-diffusion's: the network's output is v, and its timestep the angle between image and noise, from 0 to 1."""
+    options.refuse(trained_betas=None)
+    sigma = np.sin(np.linspace(1, 0, num_steps + 1)[:-1] * np.pi / 2) ** 2
+    alpha = np.sqrt(1 - sigma**2)
+    points = grid.assemble("v", np.arctan2(sigma, alpha) * 2 / np.pi, alpha, sigma, init_noise_sigma=1.0)
+    # At the first point nothing is left of the image: there diffusers takes 0 for x_0, not what v says. Without an
+    # estimate any alpha will do, and 1 can be divided by.
+    start = {"alpha": 1.0, "on_x": 0.0, "on_output": 0.0}
+    columns = {name: np.append(first, getattr(points, name)[1:]) for name, first in start.items()}
+    return ipndm_on(dataclasses.replace(points, **columns).after(options.first_step))
+
+
+def _euler(options: Options, num_steps: int) -> core.Sampler:
     options.refuse(interpolation_type="linear", timestep_type="discrete")
     return euler_on(_exploding(options, _chain(options), num_steps, ends=True))
 
 
-def _euler_ancestral(options: _Options, num_steps: int) -> core.Sampler:
+def _euler_ancestral(options: Options, num_steps: int) -> core.Sampler:
     return euler_ancestral_on(_exploding(options, _chain(options), num_steps))
 
 
-def _heun(options: _Options, num_steps: int) -> core.Sampler:
+def _heun(options: Options, num_steps: int) -> core.Sampler:
     chain = _chain(options, zero_snr=False, ends=(0.00085, 0.012))
     return heun_on(_exploding(options, chain, num_steps), clip=_clip(options, False))
 
 
-def _lms(options: _Options, num_steps: int) -> core.Sampler:
+def _lms(options: Options, num_steps: int) -> core.Sampler:
     return lms_on(_exploding(options, _chain(options, zero_snr=False), num_steps))
 
 
@@ -350,7 +320,7 @@ _DPM_TYPES = {"midpoint": "midpoint", "heun": "heun", "logrho": "midpoint", "bh1
 _UNIPC_TYPES = {"bh1": "bh1", "bh2": "bh2", "midpoint": "bh2", "heun": "bh2", "logrho": "bh2"}
 
 
-def _dpmpp_with(options: _Options, points: grid.Grid) -> core.Sampler:
+def _dpmpp_with(options: Options, points: grid.Grid) -> core.Sampler:
     """The third order of the SDE is k-diffusion's; in diffusers a term of it has the other sign."""
     return dpmpp_on(
         points,
@@ -362,13 +332,13 @@ def _dpmpp_with(options: _Options, points: grid.Grid) -> core.Sampler:
     )
 
 
-def _dpmpp(options: _Options, num_steps: int) -> core.Sampler:
+def _dpmpp(options: Options, num_steps: int) -> core.Sampler:
     options.refuse(variance_type=None)
     to_zero = _ends_without_noise(options)
     return _dpmpp_with(options, _preserving(options, _chain(options), num_steps, to_zero=to_zero, lu=True))
 
 
-def _dpmpp_singlestep(options: _Options, num_steps: int) -> core.Sampler:
+def _dpmpp_singlestep(options: Options, num_steps: int) -> core.Sampler:
     options.refuse(variance_type=None)
     options.choose("algorithm_type", "dpmsolver++", ("dpmsolver++", "deis"))
     options.choose("solver_type", "midpoint", ("midpoint", "logrho", "bh1", "bh2"))
@@ -378,7 +348,7 @@ def _dpmpp_singlestep(options: _Options, num_steps: int) -> core.Sampler:
     return dpmpp_singlestep_on(points, order, options.get("lower_order_final", False))
 
 
-def _unipc(options: _Options, num_steps: int) -> core.Sampler:
+def _unipc(options: Options, num_steps: int) -> core.Sampler:
     options.refuse(predict_x0=True, disable_corrector=[], solver_p=None, shift_terminal=None)
     return unipc_on(
         _preserving(options, _chain(options), num_steps, to_zero=_ends_without_noise(options)),
@@ -388,14 +358,14 @@ def _unipc(options: _Options, num_steps: int) -> core.Sampler:
     )
 
 
-def _deis(options: _Options, num_steps: int) -> core.Sampler:
+def _deis(options: Options, num_steps: int) -> core.Sampler:
     options.choose("algorithm_type", "deis", ("deis", "dpmsolver", "dpmsolver++"))
     options.choose("solver_type", "logrho", ("logrho", "midpoint", "heun", "bh1", "bh2"))
     points = _preserving(options, _chain(options, zero_snr=False), num_steps, to_zero=False)
     return deis_on(points, options.get("solver_order", 2), options.get("lower_order_final", True))
 
 
-def _flow_points(options: _Options, num_steps: int) -> grid.Grid:
+def _flow_points(options: Options, num_steps: int) -> grid.Grid:
     options.refuse(use_dynamic_shifting=False, invert_sigmas=False, stochastic_sampling=False)
     total, shift = options.get("num_train_timesteps", 1000), options.get("shift", 1.0)
 
@@ -413,7 +383,7 @@ def _flow_points(options: _Options, num_steps: int) -> grid.Grid:
     return grid.assemble("velocity", sigma * total, 1 - sigma, sigma, init_noise_sigma=1.0).after(options.first_step)
 
 
-def _edm_points(options: _Options, num_steps: int) -> grid.Grid:
+def _edm_points(options: Options, num_steps: int) -> grid.Grid:
     options.refuse(sigma_data=0.5, prediction_type="epsilon")
     low, high, rho = options.get("sigma_min", 0.002), options.get("sigma_max", 80.0), options.get("rho", 7.0)
     rule = options.choose("sigma_schedule", "karras", ("karras", "exponential"))
@@ -425,15 +395,19 @@ def _edm_points(options: _Options, num_steps: int) -> grid.Grid:
     )
 
 
-def _edm_dpmpp(options: _Options, num_steps: int) -> core.Sampler:
+def _edm_dpmpp(options: Options, num_steps: int) -> core.Sampler:
     options.refuse(thresholding=False)
     return _dpmpp_with(options, _edm_points(options, num_steps))
 
 
-_SCHEDULERS: dict[str, Callable[[_Options, int], core.Sampler]] = {
+_WITH_ETA = ("DDIMScheduler", "DDIMParallelScheduler")
+_SCHEDULERS: dict[str, Callable[[Options, int], core.Sampler]] = {
     "DDPMScheduler": _ddpm,
+    "DDPMParallelScheduler": _ddpm,  # the Parallel ones differ in what they do for several timesteps at once
     "DDIMScheduler": _ddim,
+    "DDIMParallelScheduler": _ddim,
     "PNDMScheduler": _pndm,
+    "IPNDMScheduler": _ipndm,
     "EulerDiscreteScheduler": _euler,
     "EulerAncestralDiscreteScheduler": _euler_ancestral,
     "HeunDiscreteScheduler": _heun,

@@ -85,6 +85,22 @@ def test_the_shift_of_a_flow_moves_training_and_sampling_alike():
     np.testing.assert_allclose(ratio(times[1]), 3 * ratio(times[0]), rtol=1e-9)
 
 
+def test_a_flow_may_leave_out_the_times_next_to_pure_noise():
+    """Rectified flow's released code (losses.py, sampling.py): t = u (1 - eps) + eps from noise to image, eps 0.001."""
+    flow, eps = process.RectifiedFlow(t_start=0.999, time_scale=999.0), 1e-3
+    u = jnp.linspace(0.0, 0.99, 12)
+    np.testing.assert_allclose(1 - flow.time_at(u) / 999, (1 - u) * (1 - eps) + eps, rtol=1e-5)
+    steps = samplers.euler(flow, "velocity", 8).timesteps
+    np.testing.assert_allclose(1 - steps / 999, np.arange(8) / 8 * (1 - eps) + eps, rtol=1e-6)
+    assert samplers.adaptive(flow, "velocity").times[0] == pytest.approx(0.999 * 999)
+    # The end of the interval is an end also where times are moved.
+    moved = process.RectifiedFlow(t_start=0.9, shift=3.0)
+    np.testing.assert_allclose(moved.time_at(jnp.array(1.0)), moved.sampling_times("trailing", 5)[0], rtol=1e-6)
+    for wrong in (0.0, 1e-3, 1.01):
+        with pytest.raises(ValueError, match=r"t_start is 0?\.?\d*"):
+            process.RectifiedFlow(t_start=wrong)
+
+
 def test_where_sampling_calls_the_network():
     flow = process.RectifiedFlow()
     np.testing.assert_allclose(samplers.euler(flow, "velocity", 4).timesteps, [1000, 750, 500, 250])

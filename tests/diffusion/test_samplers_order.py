@@ -86,6 +86,48 @@ def test_order_of_accuracy(name, options, chain, num_steps, order):
     assert order - 0.3 < slope < order + 0.5
 
 
+# Of the general sampler the columns of table 1 of Karras et al. 2022, with Heun's method unless another is named.
+TO_ZERO = [
+    ("edm", {}, 2),
+    ("edm_ablation", {"solver": "euler"}, 1),
+    ("edm_ablation", {"solver": "heun"}, 2),
+    ("edm_ablation", {"solver": "heun", "alpha": 0.5}, 2),
+    ("edm_ablation", {"discretization": "vp", "schedule": "vp", "scaling": "vp"}, 2),
+    ("edm_ablation", {"discretization": "ve", "schedule": "ve"}, 2),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "order"), TO_ZERO)
+def test_order_of_the_edm_samplers(name, options, order):
+    """They end without noise, by a step of first order that begins so near to there that it does not matter."""
+    low, high = 0.0005, 20.0
+    scale = (1 + high**2) ** -0.5 if options.get("scaling") == "vp" else 1.0
+    build = functools.partial(samplers.SAMPLERS[name], EDM, "sample", sigma_min=low, sigma_max=high, **options)
+    errors = [error(build(steps), EDM, (scale, high * scale), (1.0, 0.0)) for steps in (80, 160, 320)]
+    assert errors[0] < 0.05
+    assert order - 0.3 < np.log2(errors[0] / errors[2]) / 2 < order + 0.5
+
+
+def test_order_of_ddim():
+    """Euler's method in sigma / alpha (Song et al. 2021, section 4.3): of first order."""
+    chain = process.linear(3200, 3e-5, 6e-3)
+    alphas, sigmas = chain.alpha(np.arange(3200)), chain.sigma(np.arange(3200))
+
+    def predict(x, t):
+        at = types.SimpleNamespace(alpha=lambda t: jnp.asarray(alphas)[t], sigma=lambda t: jnp.asarray(sigmas)[t])
+        return gaussian(at)(x, t.astype(int))
+
+    errors = []
+    with jax.enable_x64(True):
+        x_T = jnp.array([[-1.5], [-0.2], [0.8], [2.0]])
+        for steps in (80, 160, 320):
+            sampler = samplers.ddim(chain, "sample", steps, spacing_rule="trailing")
+            x, _ = samplers.sample(sampler, predict, x_T, return_trajectory=False)
+            errors.append(np.abs(x - exact_flow(np.asarray(x_T), (alphas[-1], sigmas[-1]), (1.0, 0.0))).max())
+    assert errors[0] < 0.05
+    assert 0.7 < np.log2(errors[0] / errors[2]) / 2 < 1.5
+
+
 WEIGHTS, CENTRES, WIDTH = np.array([0.3, 0.7]), np.array([-0.6, 0.5]), 0.15
 
 

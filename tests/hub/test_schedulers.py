@@ -17,10 +17,12 @@ from tests import golden
 
 ENTRIES = golden.config("samplers", "schedulers.json")
 MORE = golden.config("samplers-more", "schedulers.json")
+# Made in the same way, of the classes that came to these later; each entry has its number of steps.
+LATER = golden.config("samplers-ipndm", "schedulers.json")
 
 
 def config_of(name):
-    entry = ENTRIES.get(name) or MORE[name]
+    entry = (ENTRIES | MORE | LATER)[name]
     return {"_class_name": entry["scheduler"], **entry["config"]}
 
 
@@ -55,6 +57,18 @@ def test_trajectory_is_the_schedulers(name, num_steps):
 @pytest.mark.parametrize("name", MORE)
 def test_trajectory_with_other_options_is_the_schedulers(name):
     check_against(hub.load_sampler(config_of(name), 10), golden.load("samplers-more"), name)
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_trajectory_of_the_later_classes_is_the_schedulers(name):
+    check_against(hub.load_sampler(config_of(name), LATER[name]["num_steps"]), golden.load("samplers-ipndm"), name)
+
+
+def test_ipndm_begins_in_the_middle_with_what_its_network_says():
+    whole, part = (hub.load_sampler(config_of("ipndm"), 10, first_step=first) for first in (0, 4))
+    np.testing.assert_array_equal(part.timesteps, whole.timesteps[4:])
+    np.testing.assert_array_equal(whole.table.denoise[0], 0)
+    assert part.table.denoise[0, 1] < -0.1
 
 
 @pytest.mark.parametrize("name", ["euler-sd", "heun-sd", "edm-euler", "dpmpp-2m-sd", "flow-euler"])
@@ -120,6 +134,12 @@ def test_reads_files_and_folders(tmp_path):
     ("name", "changes", "message"),
     [
         ("euler-sd", {"_class_name": "EulerScheduler"}, "scheduler 'EulerScheduler' is not supported; there are DDPM"),
+        (
+            "euler-sd",
+            {"_class_name": "LCMScheduler"},
+            "'LCMScheduler' is not supported; there are DDPM.*IPNDMScheduler",
+        ),
+        ("ipndm", {"trained_betas": [0.5, 0.0]}, "trained_betas is .0.5, 0.0.; only None is supported"),
         ("euler-sd", {"interpolation_type": "log_linear"}, "interpolation_type is 'log_linear'; only 'linear'"),
         ("euler-sd", {"flavour": 3}, "unknown options flavour"),
         ("ddim-sd-epsilon", {"thresholding": True}, "thresholding is True"),

@@ -133,5 +133,5 @@ def sde(
         times = np.interp(times, (end, process.t_max), (end, _FIRST_TIME * process.t_max))
     alpha, sigma = process.alpha(times), process.sigma(times)
     points = grid.assemble(prediction, times, alpha, sigma)
-    times = np.append(times, 0.0) / process.t_max
+    times = np.append(times, 0.0) / process.time_scale
     return sde_on(points, times, solver, diffusion_form, diffusion_norm, last_step)
