@@ -91,7 +91,7 @@ SIZES = {
     *("name", "data.name", "data.path", "data.image_size"),
     *("model.channels", "model.channel_mults", "model.num_res_blocks", "model.attention_resolutions"),
     *("model.num_heads", "model.head_channels", "model.norm_groups", "model.width", "model.depth"),
-    *("latents.mean", "latents.std", "posthoc_ema.snapshot_every"),
+    *("latents.mean", "latents.std", "latents.unit_range", "posthoc_ema.snapshot_every"),
     *("optimizer.warmup_steps", "optimizer.warmup_images"),
     *("training.batch_size", "training.num_steps", "training.log_every", "training.checkpoint_every"),
     *("sampling.num_steps", "sampling.num_images", "sampling.batch_size", "sampling.num_frames"),

@@ -1,6 +1,6 @@
 """EDM2, class-conditional ImageNet at 512x512 on latents (Karras et al. 2024, arXiv:2312.02696, table 2; config G).
 
-    python -m diffusion_jax.jobs.encode --vae VAE --data tfds:imagenet2012 --image_size 512 --out DIR
+    python -m diffusion_jax.jobs.encode --vae VAE --data tfds:imagenet2012 --image_size 512 --unit_range --out DIR
     ./launch/local.sh --config configs/papers/edm2_imagenet512.py:s --config.data.path=DIR
     ./launch/local.sh --config configs/papers/edm2_imagenet512.py:s --config.quick     # in miniature, about a minute
 
@@ -59,6 +59,7 @@ def get_config(size: str = "s"):
     config.latents.mean = (5.81, 3.25, 0.12, -2.15)
     config.latents.std = (4.17, 4.62, 3.71, 3.28)
     config.latents.final_std = 0.5
+    config.latents.unit_range = True  # training/encoders.py gives the autoencoder pixels / 255
 
     config.model.name = "edm2_unet"
     config.model.channels = channels

@@ -189,7 +189,14 @@ def latent_space(config: config_dict.ConfigDict, record: Mapping[str, Any]) -> L
                     f"latents.{field} is unset, and the data do not say it; give a number for each channel"
                 )
             statistics[field] = tuple(float(value) for value in given)
-        space = LatentSpace(**statistics, final_std=config.latents.final_std)
+        asked, found = config.latents.unit_range, record.get("unit_range", False)
+        if record and asked != found:
+            names = {True: "[0, 1]", False: "[-1, 1]"}
+            raise ValueError(
+                f"latents.unit_range is {asked}, but the data are latents of images in {names[found]}; set it to "
+                f"{found}, or encode images {'with' if asked else 'without'} --unit_range"
+            )
+        space = LatentSpace(**statistics, final_std=config.latents.final_std, unit_range=asked)
         if len(space.mean) != config.data.channels:
             raise ValueError(
                 f"latents.mean is {space.mean}, but config.data.channels is {config.data.channels}; it needs as many"

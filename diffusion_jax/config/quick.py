@@ -46,7 +46,7 @@ def shrink(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
         small.data.update({"name": "digits", "path": None, "data_dir": None, "num_workers": 0})
         if small.method.name == "latent_diffusion":
             small.data.name = "haar_digits"
-            small.latents.update({"mean": None, "std": None, "vae": None})
+            small.latents.update({"mean": None, "std": None, "vae": None, "unit_range": False})
         if small.optimizer.warmup_images is not None:
             small.optimizer.warmup_images = min(small.optimizer.warmup_images, NUM_STEPS // 4 * BATCH_SIZE)
         small.optimizer.warmup_steps = min(small.optimizer.warmup_steps, NUM_STEPS // 4)

@@ -38,6 +38,7 @@ def encode(
     *,
     batch_size: int = 16,
     flip: bool = False,
+    unit_range: bool = False,
     shard_rows: int = SHARD_ROWS,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Writes the means and standard deviations of a split's latents, and its labels if there are classes, to a folder.
@@ -47,6 +48,7 @@ def encode(
       folder: gets latents-*.npy, float32 [n, H, W, 2 C] in the order of the source, and labels.npy.
       autoencoder, params: from `hub.load`.
       flip: every image is followed by its mirror image.
+      unit_range: the autoencoder is given images in [0, 1], as EDM2's was.
       batch_size, shard_rows: images that are encoded at once, and rows of a file.
 
     Returns:
@@ -56,7 +58,7 @@ def encode(
       ValueError: an image that cannot be read, or of a size that the autoencoder cannot halve.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    run = jax.jit(functools.partial(latents.encode, autoencoder))
+    run = jax.jit(functools.partial(latents.encode, autoencoder, unit_range=unit_range))
     rows, labels, done, shard = [], [], 0, 0
     total = squares = np.zeros(())
     with tqdm.tqdm(total=len(source), desc=folder.name, unit="image", disable=not sys.stderr.isatty()) as bar:
@@ -84,7 +86,9 @@ def encode(
     return mean, np.sqrt(squares / done - mean**2), done
 
 
-def encode_splits(out: Path, vae: str, options: dict[str, Any], *, batch_size: int, flip: bool) -> None:
+def encode_splits(
+    out: Path, vae: str, options: dict[str, Any], *, batch_size: int, flip: bool, unit_range: bool = False
+) -> None:
     """Both splits of `data.load_source(**options)` to `out`, and latents.json, by which a source knows the folder."""
     if (out / stored.RECORD).exists():
         raise ValueError(f"--out {out}: there are latents already; name another folder")
@@ -94,13 +98,17 @@ def encode_splits(out: Path, vae: str, options: dict[str, Any], *, batch_size: i
             f"--vae {vae}: holds {type(autoencoder).__name__}, which is no autoencoder of Gaussian latents"
         )
     sources = {split: data.load_source(split=split, **options) for split in ("train", "test")}
-    mean, std, rows = encode(sources["train"], out / "train", autoencoder, params, batch_size=batch_size, flip=flip)
-    encode(sources["test"], out / "test", autoencoder, params, batch_size=batch_size)
+    run = functools.partial(
+        encode, autoencoder=autoencoder, params=params, batch_size=batch_size, unit_range=unit_range
+    )
+    mean, std, rows = run(sources["train"], out / "train", flip=flip)
+    run(sources["test"], out / "test")
     train = sources["train"]
     record = {
         "vae": vae,
         "data": {name: value for name, value in options.items() if value is not None},
         "flip": flip,
+        "unit_range": unit_range,
         "num_training_rows": rows,
         "num_classes": train.num_classes,
         "class_names": train.class_names,
@@ -121,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--image_size", type=int, default=256, help="side of the images in pixels")
     parser.add_argument("--batch_size", type=int, default=16, help="images that are encoded at once")
     parser.add_argument("--flip", action="store_true", help="also encode every training image mirrored")
+    parser.add_argument("--unit_range", action="store_true", help="as EDM2: the autoencoder's images are in [0, 1]")
     parsed = parser.parse_args(arguments)
     options = {
         "name": parsed.data,
@@ -129,7 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "data_dir": parsed.data_dir,
     }
     try:
-        encode_splits(parsed.out, parsed.vae, options, batch_size=parsed.batch_size, flip=parsed.flip)
+        how = {"batch_size": parsed.batch_size, "flip": parsed.flip, "unit_range": parsed.unit_range}
+        encode_splits(parsed.out, parsed.vae, options, **how)
     except (ValueError, OSError) as error:
         print(f"diffusion_jax: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT

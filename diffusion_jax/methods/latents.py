@@ -19,16 +19,19 @@ class LatentSpace:
     """x = (latent - mean) * final_std / std, for each channel, and back.
 
     Stable Diffusion's and DiT's space is mean 0, std 1 / 0.18215, final_std 1 (Rombach et al. 2022, appendix G). EDM2's
-    has the measured mean and deviation of each channel and final_std 0.5 (Karras et al. 2024, released code).
+    has the measured mean and deviation of each channel and final_std 0.5 (Karras et al. 2024, released code). EDM2 also
+    gives the same autoencoder images in [0, 1], not in [-1, 1] as it was trained on, so that its latents are others.
 
     Attributes:
       mean, std: of the autoencoder's own latents, a number for each channel.
       final_std: standard deviation of what the network works on.
+      unit_range: the autoencoder's images are in [0, 1]; unset they are in [-1, 1].
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     final_std: float = 1.0
+    unit_range: bool = False
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
@@ -73,11 +76,12 @@ class Decoder(NamedTuple):
 def decode(autoencoder: nn.Module, params: Any, x: jax.Array, space: LatentSpace) -> jax.Array:
     """Images float32 [N, f H, f W, 3], clipped to [-1, 1], of what the network works on [N, H, W, C]."""
     images: Any = autoencoder.apply({"params": params}, space.to_latents(x), method="decode")
-    return jnp.clip(images, -1, 1)
+    return jnp.clip(2 * images - 1 if space.unit_range else images, -1, 1)
 
 
-def encode(autoencoder: nn.Module, params: Any, images: jax.Array) -> jax.Array:
+def encode(autoencoder: nn.Module, params: Any, images: jax.Array, unit_range: bool = False) -> jax.Array:
     """Means and standard deviations of the latents, float32 [N, H, W, 2 C], of images [N, f H, f W, 3] in [-1, 1]."""
-    encoded: Any = autoencoder.apply({"params": params}, images, method="encode")
+    shown = (images + 1) / 2 if unit_range else images
+    encoded: Any = autoencoder.apply({"params": params}, shown, method="encode")
     mean, log_variance = encoded
     return jnp.concatenate([mean, jnp.exp(0.5 * log_variance)], -1)

@@ -62,6 +62,19 @@ def test_what_is_decoded_is_what_the_autoencoder_decodes(encoded):
     folders.assert_close(decode(model, params, space.from_latents(latents), space), np.clip(image, -1, 1), 1e-4)
 
 
+def test_images_in_the_unit_range_are_edm2s(encoded, tmp_path):
+    """training/encoders.py: x / 255 is encoded, and what is decoded is clamped to [0, 1]."""
+    source, _, model, params, _ = encoded
+    encode.encode(source, tmp_path / "train", model, params, batch_size=8, unit_range=True)
+    (tmp_path / "latents.json").write_text(json.dumps({"num_classes": 10}))
+    stored, _ = data.load_arrays(data.load_source("latents", "train", image_size=4, channels=4, path=str(tmp_path)))
+    mean, _ = model.apply({"params": params}, source.images.astype(np.float32) / 255, method="encode")
+    folders.assert_close(stored[..., :4], mean)
+    space = LatentSpace((0.0,) * 4, (1.0,) * 4, unit_range=True)
+    pixels = np.clip(model.apply({"params": params}, 3 * mean[:8], method="decode"), 0, 1)
+    folders.assert_close(decode(model, params, 3 * mean[:8], space), 2 * pixels - 1, 1e-4)
+
+
 def test_the_command_writes_both_splits_and_what_they_are(vae, tmp_path, monkeypatch):
     def two(split, **options):
         source = data.sources.load_source("digits", split, image_size=options["image_size"], channels=3)
@@ -73,6 +86,7 @@ def test_the_command_writes_both_splits_and_what_they_are(vae, tmp_path, monkeyp
     assert encode.main(arguments) == 0
     record = json.loads((out / "latents.json").read_text())
     assert (record["num_classes"], record["num_training_rows"], len(record["std"])) == (10, 2, 4)
+    assert record["unit_range"] is False
     assert record["data"] == {"name": "digits", "image_size": 8}
 
 

@@ -79,6 +79,10 @@ def test_images_come_out_that_the_autoencoder_decodes(made, tmp_path):
         ({"latents.vae": "/nowhere"}, "/nowhere"),
         ({"latents.mean": (0.0,), "latents.std": (1.0,)}, "config.latents.mean is .*config.data.channels is 4"),
         ({"method.name": "diffusion"}, "config.method.name is 'diffusion' and config.data.name 'latents'"),
+        (
+            {"latents.unit_range": True},
+            r"latents of images in \[-1, 1\]; set it to False, or encode images with --unit",
+        ),
         ({"data.flip": True}, "config.data.flip is True, which is for images"),
         ({"evaluation.num_likelihood_images": 5}, "config.evaluation.num_likelihood_images is 5, which is for images"),
         ({"data.image_size": 8}, "config.data: image_size is 8, but the latents in .* are of 4x4"),
