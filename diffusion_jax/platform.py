@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
 from pathlib import Path
 
-# Convolutions on the CPU through Eigen instead of YNNPACK: a training step of a U-Net takes about 3/4 of the time. XLA
-# aborts at the sight of a flag value that it does not know, so it is set for versions that were tried.
-_CPU_CONVOLUTION_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+# For XLA on the CPU. XLA aborts at the sight of a flag value that it does not know, so they are set for versions that
+# were tried.
+# - Convolutions through Eigen instead of YNNPACK: a training step of a U-Net takes about 3/4 of the time.
+# - Barriers stay until kernels are formed: `models.residual` and rematerialisation need them, and the pass of this name
+#   drops them before.
+_CPU_FLAGS = {
+    "ynn_fusion_type": "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",
+    "disable_hlo_passes": "--xla_disable_hlo_passes=cse_barrier_expander",
+}
 _TRIED_JAX_VERSIONS = ("0.10.", "0.11.", "0.12.")
+# glibc's parameters of mallopt(3).
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def prepare() -> None:
-    """Sets defaults for XLA and for JAX's persistent compilation cache; what the user has set stays as it is."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    if (
-        "ynn_fusion_type" not in flags
-        and importlib.metadata.version("jaxlib").startswith(_TRIED_JAX_VERSIONS)
-        and not _has_accelerator()
-    ):
-        os.environ["XLA_FLAGS"] = f"{flags} {_CPU_CONVOLUTION_FLAG}".strip()
+    """Sets defaults for XLA, JAX's persistent compilation cache and malloc; what the user has set stays as it is."""
+    if not _has_accelerator():
+        if importlib.metadata.version("jaxlib").startswith(_TRIED_JAX_VERSIONS):
+            flags = os.environ.get("XLA_FLAGS", "")
+            ours = [flag for name, flag in _CPU_FLAGS.items() if name not in flags]
+            os.environ["XLA_FLAGS"] = " ".join([flags, *ours]).strip()
+        _keep_freed_memory()
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "diffusion_jax" / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+
+def _keep_freed_memory() -> None:
+    """Lets the process keep large blocks of memory that it has freed, where malloc is glibc's.
+
+    XLA allocates its buffers anew in every step. malloc gives such blocks back to the system at once, which then clears
+    each page again for the next step: up to a fifth of a step's time.
+    """
+    if os.environ.get("GLIBC_TUNABLES") or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        # One arena, for the others cannot hold blocks above 64 MiB; no separate mappings; no trimming.
+        for parameter, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
+            mallopt(parameter, value)
 
 
 def _has_accelerator() -> bool:

@@ -22,6 +22,7 @@ from diffusion_jax.models.layers import (
     average_pool,
     upsample_nearest,
 )
+from diffusion_jax.models.once import computed_once
 from diffusion_jax.models.remat import rematerialized
 from diffusion_jax.models.transformer import SpatialTransformer, TransformerOptions
 
@@ -101,7 +102,7 @@ class ResnetBlock(nn.Module):
                 dtype=o.dtype,
                 name="conv_shortcut",
             )(x)
-        return x + h
+        return computed_once(x + h)
 
 
 class Attention(nn.Module):
@@ -119,7 +120,7 @@ class Attention(nn.Module):
         h = h.reshape(batch, height * width, channels)
         q, k, v = (o.dense(channels, name)(h) for name in ("to_q", "to_k", "to_v"))
         h = dot_product_attention(q, k, v, heads)
-        return x + o.dense(channels, "to_out_0", last=True)(h.reshape(x.shape))
+        return computed_once(x + o.dense(channels, "to_out_0", last=True)(h.reshape(x.shape)))
 
 
 def attend(

@@ -25,6 +25,7 @@ from jax.typing import DTypeLike
 from diffusion_jax.models import checks
 from diffusion_jax.models.attention import dot_product_attention
 from diffusion_jax.models.layers import Dense, Dropout, Initializer, matmul, timestep_embedding
+from diffusion_jax.models.once import computed_once
 from diffusion_jax.models.remat import check_remat
 from diffusion_jax.models.scanned import apply_layers
 
@@ -193,11 +194,11 @@ class DiTBlock(nn.Module):
         init = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
         q, k, v = (o.dense(width, name, init)(tokens) for name in ("to_q", "to_k", "to_v"))
         attended = dot_product_attention(q, k, v, o.num_heads)
-        h = h + gate * dropout(o.dense(width, "to_out")(attended))
+        h = computed_once(h + gate * dropout(o.dense(width, "to_out")(attended)))
 
         tokens = o.norm(h, o.mlp_norm_eps) * (1 + mlp_scale) + mlp_shift
         tokens = nn.gelu(o.dense(int(o.mlp_ratio * width), "mlp_1")(tokens), approximate=True)
-        return h + mlp_gate * o.dense(width, "mlp_2")(dropout(tokens))
+        return computed_once(h + mlp_gate * o.dense(width, "mlp_2")(dropout(tokens)))
 
 
 class Conditioning(nn.Module):

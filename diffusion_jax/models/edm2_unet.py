@@ -31,6 +31,7 @@ from diffusion_jax.models.magnitude_preserving import (
     mp_sum,
     normalize,
 )
+from diffusion_jax.models.once import computed_once
 from diffusion_jax.models.remat import check_remat, rematerialized
 
 
@@ -248,9 +249,9 @@ class EDM2Block(nn.Module):
 
         if not encoder and skip is not None:
             x = skip(x)
-        x = mp_sum(x, h, o.residual_balance)
+        x = computed_once(mp_sum(x, h, o.residual_balance))
         if self.attention:
-            x = mp_sum(x, self._attend(x), o.attention_balance)
+            x = computed_once(mp_sum(x, self._attend(x), o.attention_balance))
         return x if o.clip_activations is None else jnp.clip(x, -o.clip_activations, o.clip_activations)
 
     def _attend(self, x: jax.Array) -> jax.Array:

@@ -27,6 +27,7 @@ from diffusion_jax.models.layers import (
     average_pool,
     upsample_nearest,
 )
+from diffusion_jax.models.once import computed_once
 
 Resample = Literal["up", "down"]
 
@@ -181,9 +182,9 @@ class EDMBlock(nn.Module):
         x = o.resample(x, self.resample)
         if channels != self.features or (self.resample is not None and family.project_resampled):
             x = o.conv(self.features, "skip", kernel_size=1)(x)
-        x = (x + h) * family.residual_scale
+        x = computed_once((x + h) * family.residual_scale)
         if self.attention:
-            x = (x + EDMAttention(o, name="attention")(x)) * family.residual_scale
+            x = computed_once((x + EDMAttention(o, name="attention")(x)) * family.residual_scale)
         return x
 
 

@@ -19,6 +19,7 @@ from diffusion_jax.models.joint_blocks import (
     Rotation,
     TimeTextEmbedding,
 )
+from diffusion_jax.models.once import computed_once
 from diffusion_jax.models.scanned import apply_layers
 
 THETA = 10_000.0  # of the rotary positions
@@ -126,7 +127,7 @@ class SingleBlock(nn.Module):
         tokens = o.norm(h) * (1 + scale) + shift
         mlp = nn.gelu(o.dense(4 * o.width, "proj_mlp")(tokens), approximate=True)
         attended, _ = JointAttention(o, project=False, name="attn")(tokens, rotation=rotation)
-        return h + gate * o.dense(o.width, "proj_out")(jnp.concatenate([attended, mlp], axis=-1))
+        return computed_once(h + gate * o.dense(o.width, "proj_out")(jnp.concatenate([attended, mlp], axis=-1)))
 
 
 def rotary_angles(positions: jax.Array, widths: tuple[int, ...]) -> Rotation:

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.models.attention import dot_product_attention
 from diffusion_jax.models.layers import Dense, Initializer, timestep_embedding
+from diffusion_jax.models.once import computed_once
 from diffusion_jax.models.unet import TimeEmbedding
 
 FREQUENCIES = 256  # of the time embedding, sines and cosines
@@ -172,19 +173,21 @@ class JointBlock(nn.Module):
         text = normalized_context * (1 + context_scale) + context_shift
 
         attended, attended_text = JointAttention(o, project_context=not self.last, name="attn")(tokens, text, rotation)
-        h = h + gate * attended
+        h = computed_once(h + gate * attended)
         if self.dual_attention:
             shift, scale, gate = modulation[6:]
             attended, _ = JointAttention(o, name="attn2")(normalized * (1 + scale) + shift)
-            h = h + gate * attended
+            h = computed_once(h + gate * attended)
         h = self._mlp(h, mlp, "ff")
         if context_gate is None or attended_text is None:
             return h, context
-        return h, self._mlp(context + context_gate * attended_text, context_mlp, "ff_context")
+        return h, self._mlp(computed_once(context + context_gate * attended_text), context_mlp, "ff_context")
 
     def _mlp(self, h: jax.Array, modulation: list[jax.Array], name: str) -> jax.Array:
         shift, scale, gate = modulation
-        return h + gate * FeedForward(self.options, name=name)(self.options.norm(h) * (1 + scale) + shift)
+        return computed_once(
+            h + gate * FeedForward(self.options, name=name)(self.options.norm(h) * (1 + scale) + shift)
+        )
 
 
 class FinalNorm(nn.Module):

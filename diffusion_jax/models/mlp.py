@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.models import checks
 from diffusion_jax.models.layers import Dropout, timestep_embedding
+from diffusion_jax.models.once import computed_once
 
 
 class MLP(nn.Module):
@@ -63,7 +64,7 @@ class MLP(nn.Module):
             residual = _normalize(h) * (1 + scale) + shift
             residual = nn.silu(nn.Dense(self.width, dtype=self.dtype, name=f"block_{i}_1")(residual))
             residual = nn.Dense(self.width, dtype=self.dtype, name=f"block_{i}_2")(residual)
-            h = h + gate * Dropout(self.dropout, deterministic=not train)(residual)
+            h = computed_once(h + gate * Dropout(self.dropout, deterministic=not train)(residual))
         scale, shift = self._modulation(condition, 2, "output_modulation")
         h = _normalize(h) * (1 + scale) + shift
         pixels = nn.Dense(height * width * self.out_channels, kernel_init=nn.initializers.zeros, name="output")(h)

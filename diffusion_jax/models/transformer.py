@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.models.attention import attention_map, dot_product_attention
 from diffusion_jax.models.layers import Conv, Dense, Dropout, GroupNorm, Initialization
+from diffusion_jax.models.once import computed_once
 from diffusion_jax.models.scanned import apply_layers
 
 ATTENTION_MAPS = "attention"  # collection of the cross-attention maps
@@ -93,9 +94,9 @@ class TransformerBlock(nn.Module):
     def __call__(self, h: jax.Array, context: jax.Array, train: bool) -> jax.Array:
         o = self.options
         tokens = o.norm("norm1")(h)
-        h = h + Attention(o, name="attn1")(tokens, tokens, train)
-        h = h + CrossAttention(o, name="attn2")(o.norm("norm2")(h), context, train)
-        return h + FeedForward(o, name="ff")(o.norm("norm3")(h), train)
+        h = computed_once(h + Attention(o, name="attn1")(tokens, tokens, train))
+        h = computed_once(h + CrossAttention(o, name="attn2")(o.norm("norm2")(h), context, train))
+        return computed_once(h + FeedForward(o, name="ff")(o.norm("norm3")(h), train))
 
 
 class Attention(nn.Module):
