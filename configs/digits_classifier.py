@@ -1,4 +1,4 @@
-"""A classifier of noisy handwritten digits, to guide diffusion of digits by (Dhariwal and Nichol 2021).
+r"""A classifier of noisy handwritten digits, to guide diffusion of digits by (Dhariwal and Nichol 2021).
 
     ./launch/local.sh --config configs/digits_classifier.py
 
@@ -17,7 +17,6 @@ def get_config():
     config.name = "digits_classifier"
 
     config.method.name = "classifier"
-    config.method.prediction = "epsilon"  # of no meaning here
     config.method.class_conditional = False
     config.sampling.guidance_scale = 1.0
     # What the default job's network has and this one has not.

@@ -1,7 +1,13 @@
-"""ADM, class-conditional ImageNet at 128x128 (Dhariwal and Nichol 2021, arXiv:2105.05233, appendix).
+r"""ADM, class-conditional ImageNet at 128x128 (Dhariwal and Nichol 2021, arXiv:2105.05233, appendix).
 
     ./launch/local.sh --config configs/papers/adm_imagenet128.py
     ./launch/local.sh --config configs/papers/adm_imagenet128.py --config.quick     # in miniature, about a minute
+
+Guided by the classifier of adm_classifier_imagenet128.py, or by the released 128x128_classifier.pt where
+`python -m diffusion_jax.hub convert` put it:
+
+    ./launch/local.sh --config configs/papers/adm_imagenet128.py --mode evaluate \
+        --config.sampling.classifier=runs/adm_classifier_imagenet128 --config.sampling.classifier_scale=0.5
 
 Paper:      FID 2.97 with classifier guidance of scale 0.5; with scale 1 it is 7.97 after 250k steps, 5.31 after 500k,
             4.10 after 1M, 3.42 after 2M and 3.09 at the end
@@ -10,8 +16,7 @@ Sampler:    ancestral, learned variance, estimates of x_0 clipped, 250 steps at 
 Protocol:   50,000 images, truncated to 8 bits, against the released statistics of the training images
 Cost:       1,116 M images, 2.1e21 FLOP: about 3,800 hours at 150 TFLOP/s; 521 V100-days in the paper
 
-Differs from the paper: samples are drawn without the classifier, which is another network trained on noisy images
-(`diffusion_jax.diffusion.guidance.classifier` takes any). Otherwise as adm_imagenet64.py does.
+Differs from the paper as adm_imagenet64.py does.
 """
 
 from configs.papers import adm_imagenet64

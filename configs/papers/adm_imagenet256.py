@@ -1,7 +1,13 @@
-"""ADM, class-conditional ImageNet at 256x256 (Dhariwal and Nichol 2021, arXiv:2105.05233, appendix).
+r"""ADM, class-conditional ImageNet at 256x256 (Dhariwal and Nichol 2021, arXiv:2105.05233, appendix).
 
     ./launch/local.sh --config configs/papers/adm_imagenet256.py
     ./launch/local.sh --config configs/papers/adm_imagenet256.py --config.quick     # in miniature, about a minute
+
+Guided by the classifier of adm_classifier_imagenet256.py, or by the released 256x256_classifier.pt where
+`python -m diffusion_jax.hub convert` put it:
+
+    ./launch/local.sh --config configs/papers/adm_imagenet256.py --mode evaluate \
+        --config.sampling.classifier=runs/adm_classifier_imagenet256 --config.sampling.classifier_scale=1
 
 Paper:      FID 10.94, inception score 100.98; with classifier guidance of scale 1 FID 4.59 (12.21 after 250k steps,
             7.95 after 500k, 6.49 after 750k, 5.74 after 1M, 5.01 after 1.5M)
@@ -10,8 +16,7 @@ Sampler:    ancestral, learned variance, estimates of x_0 clipped, 250 steps at 
 Protocol:   50,000 images, truncated to 8 bits, against the released statistics of the training images
 Cost:       507 M images, 3.4e21 FLOP: about 6,300 hours at 150 TFLOP/s; 916 V100-days in the paper
 
-Differs from the paper: samples are drawn without the classifier, which is another network trained on noisy images
-(`diffusion_jax.diffusion.guidance.classifier` takes any). Otherwise as adm_imagenet64.py does.
+Differs from the paper as adm_imagenet64.py does.
 """
 
 from configs.papers import adm_imagenet64
