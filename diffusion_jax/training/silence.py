@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 _ORBAX = f"{os.sep}orbax{os.sep}"
+_TENSORSTORE = re.compile(r"tensorstore/|OCDBT")
 
 
 @functools.cache
@@ -28,8 +30,11 @@ def silence_orbax() -> None:
 def _from_elsewhere(record: logging.LogRecord) -> bool:
     if record.name != "asyncio":
         return _ORBAX not in record.pathname
-    # asyncio logs for others: it names the file of a task in the text, that of a bare future in the traceback alone.
-    trace = record.exc_info[2] if record.exc_info else None
+    # asyncio logs for others: it names the file of a task in the text, that of a bare future in the traceback alone, and
+    # where TensorStore has set the exception there is no traceback either, but a message that names its database.
+    _, error, trace = record.exc_info or (None, None, None)
+    if error is not None and trace is None:
+        return not _TENSORSTORE.search(str(error))
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
     return not any(_ORBAX in text for text in (record.getMessage(), *files))
 

@@ -59,3 +59,21 @@ def test_a_bare_futures_complaint_is_known_by_its_traceback(tmp_path):
     heard = logging.getLogger("asyncio").filter
     assert not heard(complaint(folder / "serialization.py"))
     assert heard(complaint(tmp_path / "serialization.py"))
+
+
+def test_a_native_futures_complaint_is_known_by_its_message():
+    silence.silence_orbax()
+    heard = logging.getLogger("asyncio").filter
+
+    def complaint(error):
+        return logging.makeLogRecord(
+            {
+                "name": "asyncio",
+                "msg": "Future exception was never retrieved",
+                "exc_info": (type(error), error, error.__traceback__),
+            }
+        )
+
+    message = 'FAILED_PRECONDITION: Error reading "17/0" in OCDBT database at local file "/tmp/1/state/"'
+    assert not heard(complaint(ValueError(message)))
+    assert heard(complaint(ValueError("another library's")))
