@@ -30,8 +30,8 @@ def silence_orbax() -> None:
 def _from_elsewhere(record: logging.LogRecord) -> bool:
     if record.name != "asyncio":
         return _ORBAX not in record.pathname
-    # asyncio logs for others: it names the file of a task in the text, that of a bare future in the traceback alone, and
-    # where TensorStore has set the exception there is no traceback either, but a message that names its database.
+    # asyncio logs for others: it names the file of a task in the text, that of a bare future in the traceback alone.
+    # An exception that TensorStore has set has no traceback either, but a message that names its database.
     _, error, trace = record.exc_info or (None, None, None)
     if error is not None and trace is None:
         return not _TENSORSTORE.search(str(error))
