@@ -6,7 +6,8 @@ Then a model that is not told the class draws the digits that it is asked for:
 
     ./launch/local.sh --config configs/digits.py --workdir runs/digits_guided --config.method.class_conditional=False \
         --config.sampling.guidance_scale=1 --config.sampling.classifier=runs/digits_classifier \
-        --config.sampling.classifier_scale=2
+        --config.sampling.classifier_scale=2 --config.sampling.name=ddpm --config.sampling.variance=fixed_small \
+        --config.sampling.num_steps=100 --config.sampling.spacing_rule=even
 """
 
 from configs import digits
