@@ -199,3 +199,10 @@ def test_help_says_what_fields_mean(capsys):
     assert meanings["--config.training.batch_size=128"] == "over all devices and hosts"  # said beside the field
     assert meanings["--config.optimizer.learning_rate=0.0002"] == "after warm-up"  # by the constructor
     assert meanings["--config.model.dropout="] == "inside residual blocks, when training"  # by the network
+    for section, name, other in (
+        ("model", "unet", "segnet"),
+        ("process", "linear", "sub_vp_sde"),
+        ("sampling", "ddim", "unipc"),
+    ):
+        assert other in meanings[f"--config.{section}.name={name}"].split(", ")  # by the registry
+    assert "velocity" in meanings["--config.method.prediction=epsilon"]

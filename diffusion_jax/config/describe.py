@@ -1,7 +1,7 @@
 """What each field of a config means, in one sentence, from where it is said already.
 
-Fields that belong to a constructor are described by its docstring, the others by the comments beside them in
-schema.default.
+Fields that belong to a constructor are described by its docstring, those that name one by the names that there are, the
+others by the comments beside them in schema.default.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def descriptions() -> dict[str, str]:
         for constructor in constructors:
             for name, text in _documented(constructor).items():
                 described.setdefault(f"{section}.{name}", text)
-    return described | dict(_COMMENT.findall(inspect.getsource(schema.default)))
+    names = {f"{section}.name": ", ".join(registry) for section, (registry, _) in schema.NAMED_SECTIONS.items()}
+    return described | names | dict(_COMMENT.findall(inspect.getsource(schema.default)))
 
 
 def _constructors() -> Iterator[tuple[str, list[Callable[..., Any]]]]:

@@ -71,7 +71,7 @@ def default() -> config_dict.ConfigDict:
 
     config.method = config_dict.ConfigDict()
     config.method.name = "diffusion"  # or latent_diffusion, whose data are latents; or classifier, of noisy images
-    config.method.prediction = "epsilon"  # what the network's output means: epsilon, sample, v, ...
+    config.method.prediction = "epsilon"  # of the network: sample, v, score, velocity; or EDM's edm, vp, ve, iddpm
     config.method.bound = "none"  # hybrid, hybrid_unscaled and vlb also learn the variance (improved DDPM)
     config.method.class_conditional = False  # the network is told the classes of the data
     config.method.label_dropout = 0.1  # share of labels dropped in training, for classifier-free guidance
