@@ -20,6 +20,9 @@ def read(workdir: Path) -> config_dict.ConfigDict:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
     config = schema.default()
+    sections = [key for key, value in config.items() if isinstance(value, config_dict.ConfigDict)]
+    if not isinstance(content, dict) or any(not isinstance(content.get(key, {}), dict) for key in sections):
+        raise ConfigError(f"{path}: is no config of a run")
     with config.unlocked(), config.ignore_type():
         config.update(with_tuples(content))
     return config

@@ -242,7 +242,10 @@ class Session:
         if not path.exists() or not (self.workdir / "checkpoints").exists():
             return
         try:
-            before = dict(flatten(config_dict.ConfigDict(json.loads(path.read_text(encoding="utf-8")))))
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("it is no JSON object")
+            before = dict(flatten(config_dict.ConfigDict(content)))
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read ({error}); name another --workdir") from error
         for field, value in flatten(self.config):

@@ -280,3 +280,7 @@ def test_a_guide_of_another_prediction_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(other.to_json_best_effort())
     with pytest.raises(experiment.ConfigError, match="'epsilon', but here it is 'v'"):
         build_all(config)
+    for content in ("[1]", '{"method": "diffusion"}'):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(experiment.ConfigError, match=r"is no work directory of a run: .* is no config of a run"):
+            build_all(config)

@@ -57,6 +57,7 @@ def test_an_npz_holds_out_every_tenth_row(tmp_path):
         (None, {"image_size": 4}, "image_size is 4, but the latents in .* are of 2x2"),
         (None, {"channels": 3}, "channels is 3, but the latents in .* have 4, neither as many nor twice"),
         ("latents.json", {}, "has no latents.json: it was not written by the command encode, or not wholly"),
+        ("a list", {}, "latents.json cannot be read: it is no JSON object"),
         ("train/latents-00000.npy", {}, "latents-00000.npy cannot be read"),
         ("train/labels.npy", {}, r"labels must be integers, one for each of 7 latents, got \[2\]"),
         (None, {"path": "/nowhere"}, "must be a folder of encoded images or an .npz, but there is nothing"),
@@ -67,6 +68,8 @@ def test_what_does_not_fit_is_said_in_one_line(tmp_path, change, options, messag
     path = folder(tmp_path)
     if change == "latents.json":
         (tmp_path / change).unlink()
+    elif change == "a list":
+        (tmp_path / "latents.json").write_text("[1]")
     elif change == "train/labels.npy":
         np.save(tmp_path / change, np.zeros(2, int))
     elif change:

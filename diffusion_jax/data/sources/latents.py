@@ -109,9 +109,12 @@ def _record(root: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"path {str(root)!r} has no {RECORD}: it was not written by the command encode, or not wholly")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} cannot be read: it is no JSON object")
+    return record
 
 
 def _open(path: Path) -> np.ndarray:
