@@ -100,7 +100,8 @@ def _content(session: Session, source: data.Source, limit: int | None) -> str:
             bar.update(present)
     parts = [content.hexdigest(), str(count)]
     if session.decoder is not None:
-        parts += [weights_sha256(session.decoder.params), _LATENT_RULE]
+        assert isinstance(session.method, LatentDiffusion)
+        parts += [weights_sha256(session.decoder.params), str(session.method.space), _LATENT_RULE]
     return hashlib.sha256(":".join(parts).encode()).hexdigest()
 
 

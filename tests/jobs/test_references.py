@@ -1,5 +1,6 @@
 """The reference of a run's own scores: all images of the data, whatever their number, by batches."""
 
+import dataclasses
 import tracemalloc
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from diffusion_jax import data, metrics
 from diffusion_jax.jobs import references
 from diffusion_jax.jobs.session import Session
+from diffusion_jax.methods.latent_diffusion import LatentDiffusion
 from diffusion_jax.metrics import protocols
 from tests.configs import tiny
 from tests.jobs.test_latent_run import config_for, made  # noqa: F401
@@ -103,6 +105,18 @@ def test_latents_are_decoded_on_the_way(made, tmp_path):  # noqa: F811
     rows = np.asarray(toy.extractor().apply(toy.extractor().params, images)["features"])
     np.testing.assert_allclose(side.features.mean, metrics.moments(rows)[0], atol=1e-5)
     assert side.num_images == len(images)
+
+
+def test_moments_of_latents_are_kept_by_how_they_are_decoded(made, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    session = Session(config_for_devices(made), tmp_path)
+    first = measured(session, session.train_source)
+    assert isinstance(session.trained, LatentDiffusion)
+    space = dataclasses.replace(session.trained.space, unit_range=True)
+    session.trained = dataclasses.replace(session.trained, space=space)
+    session.decoder = session._build_decoder()
+    other = measured(session, session.train_source)
+    assert (other.features.mean != first.features.mean).any()
 
 
 def config_for_devices(made):  # noqa: F811
