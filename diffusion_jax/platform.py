@@ -10,7 +10,7 @@ from pathlib import Path
 # For XLA on the CPU. XLA aborts at the sight of a flag value that it does not know, so they are set for versions that
 # were tried.
 # - Convolutions through Eigen instead of YNNPACK: a training step of a U-Net takes about 3/4 of the time.
-# - Barriers stay until kernels are formed: `models.residual` and rematerialisation need them, and the pass of this name
+# - Barriers stay until kernels are formed: `models.once` and rematerialisation need them, and the pass of this name
 #   drops them before.
 _CPU_FLAGS = {
     "ynn_fusion_type": "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",
