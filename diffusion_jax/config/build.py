@@ -303,6 +303,8 @@ def guiding_classifier(config: config_dict.ConfigDict) -> nn.Module | None:
         told = _config_of_guide(config, "classifier", ())
         if told.method.name != "classifier":
             raise ValueError(f"classifier {folder!r} is a run of method {told.method.name!r}, not of a classifier")
+        if not any(child.name.isdigit() for child in (path / "checkpoints").iterdir()):
+            raise ValueError(f"classifier {folder!r} has no checkpoint; train it first")
         same_data = all(told.data[key] == config.data[key] for key in ("name", "path", "data_dir"))
         return network(told, source(config if same_data else told, "train").num_classes)
     if not path.is_dir():

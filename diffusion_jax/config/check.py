@@ -41,6 +41,12 @@ _NOT_OF_CLASSIFIERS = {
     "evaluation.every": 0,
     "evaluation.num_likelihood_images": 0,
     "evaluation.features": None,
+    "evaluation.keep_best": None,
+    "evaluation.patience": 0,
+    "evaluation.sweep_samplers": (),
+    "evaluation.sweep_steps": (),
+    "evaluation.sweep_guidance": (),
+    "sampling.guidance_scale": 1.0,
     "sampling.guide": None,
     "sampling.ema_width": None,
 }

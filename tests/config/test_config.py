@@ -4,7 +4,7 @@ import jax
 import optax
 import pytest
 
-from configs import digits
+from configs import digits, digits_classifier
 from diffusion_jax import config as experiment
 from diffusion_jax.config import build, options
 from diffusion_jax.diffusion import samplers
@@ -284,3 +284,31 @@ def test_a_guide_of_another_prediction_is_refused(tmp_path):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(experiment.ConfigError, match=r"is no work directory of a run: .* is no config of a run"):
             build_all(config)
+
+
+def test_a_classifier_that_has_not_been_trained_is_refused(tmp_path):
+    """And not only when samples are drawn, after all of the training."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(digits_classifier.get_config().to_json_best_effort())
+    config = small(sampling__classifier=str(tmp_path))
+    with pytest.raises(experiment.ConfigError, match="has no checkpoint; train it first"):
+        build_all(config)
+    (tmp_path / "checkpoints" / "5").mkdir()
+    assert build_all(config).guidance.classifier is not None
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("sampling", "guidance_scale", 3.0),
+        ("evaluation", "sweep_steps", (5,)),
+        ("evaluation", "keep_best", "fid"),
+        ("evaluation", "patience", 2),
+    ],
+)
+def test_what_a_classifier_would_ignore_is_refused(section, field, value):
+    config = digits_classifier.get_config()
+    experiment.check(config, 1)
+    config[section][field] = value
+    with pytest.raises(experiment.ConfigError, match=f"{section}.{field} is .*, which a classifier does not have"):
+        experiment.check(config, 1)
