@@ -228,3 +228,6 @@ def test_the_adaptive_solver_keeps_its_tolerance(chain):
 def test_the_adaptive_solver_needs_continuous_time():
     with pytest.raises(ValueError, match="continuous time"):
         samplers.adaptive(process.linear(), "epsilon")
+    for wrong in ({"rtol": -1e-5}, {"rtol": 0.0, "atol": 0.0}, {"max_steps": 0}):
+        with pytest.raises(ValueError, match=r"rtol is|max_steps is 0"):
+            samplers.adaptive(EDM, "sample", **wrong)

@@ -129,8 +129,12 @@ def adaptive(
     """Dormand-Prince 5(4), the "dopri5" and "RK45" of the papers (Song et al. 2021, section 4.3; Lipman et al. 2023).
 
     num_steps counts the states kept for the trajectory; the tolerances decide how often the network is called. Raises
-    ValueError for a process in discrete time.
+    ValueError for a process in discrete time, and for tolerances that are negative or both 0.
     """
     if not isinstance(process, ContinuousProcess):
         raise ValueError("the adaptive sampler needs a process in continuous time, such as vp_sde or rectified_flow")
+    if not (rtol >= 0 and atol >= 0 and max(rtol, atol) > 0):
+        raise ValueError(f"rtol is {rtol} and atol {atol}; neither may be negative, and one must be above 0")
+    if max_steps < 1:
+        raise ValueError(f"max_steps is {max_steps}; it must be 1 or more")
     return AdaptiveSampler(process, prediction, rtol, atol, num_steps, denoise_to_zero, max_steps)
