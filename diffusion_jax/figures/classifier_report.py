@@ -81,7 +81,7 @@ def _readings(report: ClassifierReport) -> str:
 
 def _training(report: ClassifierReport) -> str:
     charts = sections.training_charts(report.metrics, "loss", "Training loss")
-    charts += sections.training_charts(report.metrics, "accuracy", "Training accuracy", "accuracy")
+    charts += sections.training_charts(report.metrics, "accuracy", "Training accuracy", are_shares=True)
     return explanations.classifier() + f'<div class="charts">{"".join(charts)}</div>'
 
 
@@ -91,14 +91,14 @@ def _accuracy(scores: Mapping[str, Any]) -> str:
     times = [level["t"] for level in levels]
     lines = {sections.title(name): (times, [level[name] for level in levels]) for name in names}
     lines["By chance"] = (times, [scores["chance"]] * len(times))
-    chart = curves.line_chart(lines, title="Accuracy by noise level", x_label="t", y_label="accuracy")
+    chart = curves.line_chart(lines, title="Accuracy by noise level", x_label="t", y_label="accuracy", are_shares=True)
     table = page.table(
         [[sections.text(value) for value in level.values()] for level in levels], [*map(sections.title, levels[0])]
     )
     return (
         "<p>Held-out images at each noise level, with the same noise in every image throughout. Guidance is steered by "
         "the gradient of these readings: where they are no better than chance, it has no direction.</p>"
-        + page.figure(chart, "The share of held-out images that are read right.")
+        + f'<div class="charts">{page.figure(chart, "The share of held-out images that are read right.")}</div>'
         + page.details("Table", table, is_open=True)
         + sections.protocol(scores["protocol"])
     )

@@ -43,10 +43,12 @@ def line_chart(
     x_label: str = "step",
     y_label: str = "loss",
     reach: int = 0,
+    are_shares: bool = False,
 ) -> str:
     """HTML of an <svg> with one line for each series and, for more than one, a legend.
 
-    The y axis is logarithmic if all values are positive and span more than a factor of five. Colours are the CSS
+    The y axis is logarithmic if all values are positive and span more than a factor of five; shares of a whole have one
+    from 0 to 1. Colours are the CSS
     variables --line-1 to --line-6 of the page, from the first line to the last.
 
     Args:
@@ -54,6 +56,7 @@ def line_chart(
       title: what a screen reader says before the first and last value of each line.
       x_label, y_label: of the axes.
       reach: points on each side over which a moving average is drawn on top of the values; 0 draws only the values.
+      are_shares: whether the values are parts of one.
     """
     data = {label: _finite(*points) for label, points in lines.items()}
     data = {label: points for label, points in data.items() if len(points[0])}
@@ -62,8 +65,8 @@ def line_chart(
     all_x, all_y = (np.concatenate(values) for values in zip(*data.values(), strict=True))
     x_ticks = [tick for tick in MaxNLocator(5, integer=True).tick_values(0, all_x.max()) if 0 <= tick <= all_x.max()]
     x_axis = _Axis(0.0, all_x.max(), LEFT, WIDTH - RIGHT)
-    logarithmic = bool(all_y.min() > 0 and all_y.max() / all_y.min() > 5)
-    y_axis, y_ticks = _y_axis(all_y, logarithmic)
+    logarithmic = bool(all_y.min() > 0 and all_y.max() / all_y.min() > 5) and not are_shares
+    y_axis, y_ticks = _y_axis(np.array([0.0, 1.0]) if are_shares else all_y, logarithmic)
 
     parts = []
     for tick in y_ticks:

@@ -10,7 +10,9 @@ from diffusion_jax.figures import curves, page
 _NOISE_BIN = re.compile(r"(\w+)_noise_(\d+)_of_(\d+)")
 
 
-def training_charts(metrics: Sequence[Mapping[str, Any]], name: str, heading: str, y_label: str = "loss") -> list[str]:
+def training_charts(
+    metrics: Sequence[Mapping[str, Any]], name: str, heading: str, are_shares: bool = False
+) -> list[str]:
     """Figures of a metric in rows of metrics.jsonl: its curve, and one for each noise level; none without it."""
     steps, values = curves.series(metrics, name)
     if not len(steps):
@@ -18,7 +20,7 @@ def training_charts(metrics: Sequence[Mapping[str, Any]], name: str, heading: st
     reach = len(steps) // 25
     charts = [
         page.figure(
-            curves.line_chart({name: (steps, values)}, title=heading, y_label=y_label, reach=reach),
+            curves.line_chart({name: (steps, values)}, title=heading, y_label=name, reach=reach, are_shares=are_shares),
             f"{heading}: averages between log lines, and their moving average." if reach else f"{heading}.",
         )
     ]
@@ -26,8 +28,8 @@ def training_charts(metrics: Sequence[Mapping[str, Any]], name: str, heading: st
     if bins:
         lines = {label: curves.series(metrics, part) for part, label in bins.items()}
         lines = {label: (steps, curves.smoothed(values, reach)) for label, (steps, values) in lines.items()}
-        chart = curves.line_chart(lines, title=f"{heading} by noise level", y_label=y_label)
-        charts.append(page.figure(chart, f"The same {y_label}, split by how much noise the images had."))
+        chart = curves.line_chart(lines, title=f"{heading} by noise level", y_label=name, are_shares=are_shares)
+        charts.append(page.figure(chart, f"The same {name}, split by how much noise the images had."))
     return charts
 
 

@@ -53,6 +53,13 @@ def test_a_wide_range_is_logarithmic():
     assert "0.1" in texts and "1" in texts
 
 
+def test_shares_have_an_axis_from_nothing_to_all():
+    root, (path,) = parsed(curves.line_chart({"a": ([1, 2, 3], [0.9, 0.5, 0.1])}, title="t", are_shares=True))
+    assert path[1, 1] - path[0, 1] == pytest.approx(path[2, 1] - path[1, 1], abs=0.2)
+    texts = [text.text for text in root.iter("text")]
+    assert "0" in texts and "1" in texts
+
+
 def test_smoothed_curve_is_drawn_over_the_values():
     noisy = np.random.default_rng(0).uniform(1, 2, 100)
     _, (values, smooth) = parsed(curves.line_chart({"a": (np.arange(100), noisy)}, title="t", reach=10))
