@@ -100,9 +100,9 @@ def text(value: Any) -> str:
 
 
 def title(key: str) -> str:
-    """A key as words."""
+    """A key as words; a symbol stays as it is."""
     words = key.replace("_", " ").replace(".", " · ").replace("frechet", "Fréchet")
-    return words[:1].upper() + words[1:]
+    return words[:1].upper() + words[1:] if len(words) > 1 else words
 
 
 def _quantity(key: str, value: float) -> str:
