@@ -146,16 +146,16 @@ def compiled(method: Any, example: dict[str, tuple[Sequence[int], str]], mesh: A
     """The memory of one device in a train step. Raises DoesNotFit."""
     import jax
 
-    from diffusion_jax.models import attention
+    from diffusion_jax.models import target
     from diffusion_jax.training import ema, memory, optimizer, sharding, step
 
-    if on_tpu(mesh):  # the program is to be the one that a process with TPUs would trace
-        attention.implementation = lambda dtype, head_width: "xla"
     state, batch, key = shapes(method, example, mesh, batch_size)
     shardings = sharding.state_shardings(mesh, state)
     update, _ = optimizer.make_optimizer("adam")
     run = step.make_train_step(method, update, ema.make_ema("ddpm"), mesh, shardings, matmul_precision="default")
-    program = run.lower(state, batch, key)
+    # The program is to be the one that a process with such devices would trace.
+    with target.tracing_for("tpu" if on_tpu(mesh) else "cpu"):
+        program = run.lower(state, batch, key)
     # The machine code is never run, so it need not be good.
     options = topology.QUICKLY if on_tpu(mesh) else {"xla_backend_optimization_level": 0}
     try:

@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.models import layers
+from diffusion_jax.models import layers, target
 
 HALF = (jnp.dtype("bfloat16"), jnp.dtype("float16"))
 
@@ -25,13 +25,15 @@ def dot_product_attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) 
 
 
 def implementation(dtype: jnp.dtype, head_width: int) -> Literal["cudnn", "xla"] | None:
-    """What jax.nn.dot_product_attention is to use on the default device: "cudnn" or "xla"; None for a CPU.
+    """What jax.nn.dot_product_attention is to use on `target.platform()`: "cudnn" or "xla"; None for a CPU.
 
     cuDNN takes half precision and widths that are multiples of 8: up to 128 from compute capability 8.0 (Ampere) on,
     up to 256 from 9.0 (Hopper) on.
     """
-    if jax.default_backend() == "cpu":
+    if target.platform() == "cpu":
         return None
+    if target.platform() == "tpu":
+        return "xla"
     device = jax.local_devices()[0]
     capability = float(getattr(device, "compute_capability", 0) if device.device_kind.startswith("NVIDIA") else 0)
     widest = 256 if capability >= 9 else 128 if capability >= 8 else 0

@@ -3,6 +3,8 @@
 import jax
 from jax import lax
 
+from diffusion_jax.models import target
+
 
 def computed_once(x: jax.Array) -> jax.Array:
     """x, stored before anything reads it, and its gradient too.
@@ -11,4 +13,4 @@ def computed_once(x: jax.Array) -> jax.Array:
     backwards, each block then adds up all the blocks before it, and the work grows with the square of the depth. It was
     a quarter of DiT-B/2's train step. The compilers for GPUs and TPUs weigh this themselves and are left alone.
     """
-    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+    return lax.optimization_barrier(x) if target.platform() == "cpu" else x

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.test_util import check_grads
 
+from diffusion_jax.models import target
 from diffusion_jax.models.once import computed_once
 
 
@@ -38,3 +39,12 @@ def test_values_and_gradients_are_those_of_x():
     plain = jax.value_and_grad(stack)(kernels, x, lambda x: x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, plain)
     check_grads(lambda x: computed_once(jnp.sin(x)), (x,), order=2, modes=("fwd", "rev"))
+
+
+def test_other_compilers_are_left_alone():
+    def program(x):
+        return computed_once(x + 1)
+
+    assert "optimization_barrier" in str(jax.make_jaxpr(program)(1.0))
+    with target.tracing_for("tpu"):
+        assert "optimization_barrier" not in str(jax.make_jaxpr(lambda x: program(x))(1.0))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.models import attention, layers
+from diffusion_jax.models import attention, layers, target
 from diffusion_jax.models.transformer import SpatialTransformer, TransformerOptions
 
 
@@ -42,13 +42,14 @@ def test_dropout_is_for_training():
     assert np.abs(plain - trained).max() > 1e-3
 
 
-def test_kernels_agree(monkeypatch):
+def test_kernels_agree():
     """The layout that accelerators' kernels take, against the plain products."""
     q, k, v = (jax.random.normal(jax.random.key(i), (2, n, 24)) for i, n in enumerate((7, 5, 5)))
     plain = attention.dot_product_attention(q, k, v, heads=3)
     np.testing.assert_array_equal(plain, layers.attention(q, k, v, 3))
-    monkeypatch.setattr(attention, "implementation", lambda dtype, width: "xla")
-    np.testing.assert_allclose(attention.dot_product_attention(q, k, v, heads=3), plain, atol=1e-6)
+    with target.tracing_for("tpu"):
+        np.testing.assert_allclose(attention.dot_product_attention(q, k, v, heads=3), plain, atol=1e-6)
+    assert target.platform() == "cpu"
 
 
 @pytest.mark.parametrize(
