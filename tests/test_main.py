@@ -165,10 +165,10 @@ def test_a_run_is_not_resumed_with_other_settings(capfd, whole_run):
     assert before == {path: path.read_bytes() for path in whole_run.iterdir() if path.is_file()}
 
 
-def test_sampling_needs_a_checkpoint(capfd, tmp_path):
-    assert "there is no checkpoint" in refused(
-        capfd, "--config", str(TINY), "--workdir", str(tmp_path / "none"), "--mode", "sample"
-    )
+def test_sampling_needs_a_checkpoint_and_leaves_nothing_without(capfd, tmp_path):
+    workdir = tmp_path / "none"
+    line = refused(capfd, "--config", str(TINY), "--workdir", str(workdir), "--mode", "sample")
+    assert "there is no checkpoint" in line and not (workdir / "config.json").exists()
 
 
 def test_a_config_file_with_a_mistake_is_named(capfd, tmp_path):

@@ -50,7 +50,8 @@ def run(config: config_dict.ConfigDict, workdir: Path, modes: tuple[str, ...], c
     session = Session(config, workdir, command)
     if READS_DATA & set(modes):  # data that are not there are said before config.json takes their name
         _ = session.train_source, session.test_source
-    session.write_config()
+    if "train" in modes or (workdir / "checkpoints").exists():  # the other jobs need a run that was begun
+        session.write_config()
     jobs = CLASSIFIER_JOBS if isinstance(session.trained, NoisyClassifier) else JOBS
     with restarting_on_warnings(), MaintenanceWatch():
         for mode in modes:
