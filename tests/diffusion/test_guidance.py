@@ -1,5 +1,7 @@
 """Guidance against the formulas of its papers, and against a case with a known answer."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -193,7 +195,7 @@ def golden_log_probability(x, t, y):
 def golden_sample(schedule, sampler, clip=None):
     recorded, chain = golden.load("guided-classifier-sampling"), CHAINS[schedule]
     y, scale = jnp.asarray(recorded["y"]), recorded["scale"]
-    log_probability = lambda x, t: golden_log_probability(x, t, y)  # noqa: E731
+    log_probability = functools.partial(golden_log_probability, y=y)
     network, tilt = golden_network(chain), None
     predict = network if sampler.learned_variance else lambda x, t: network(x, t)[..., :3]
     if sampler.has_variance:

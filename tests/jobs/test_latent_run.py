@@ -6,30 +6,13 @@ import json
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from diffusion_jax import config as experiment
 from diffusion_jax import data, hub, main
 from diffusion_jax.config import ConfigError
-from diffusion_jax.jobs import encode, run
+from diffusion_jax.jobs import run
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.training import sharding
-from tests.hub import folders
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """(latents of a few digits in two classes, the autoencoder's folder)."""
-    root = tmp_path_factory.mktemp("latents")
-    vae = folders.write("vae-kl", root / "vae")
-    digits = data.load_source("digits", "train", image_size=8, channels=1)
-    for row in range(40):
-        folder = root / "images" / ("train" if row < 32 else "test") / f"class{row % 2}"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(digits[row]["image"][..., 0]).save(folder / f"{row:02}.png")
-    arguments = ["--vae", str(vae), "--out", str(root / "out"), "--path", str(root / "images"), "--image_size", "8"]
-    assert encode.main(arguments) == 0
-    return root / "out", vae
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from diffusion_jax.jobs.session import Session
 from diffusion_jax.methods.latent_diffusion import LatentDiffusion
 from diffusion_jax.metrics import protocols
 from tests.configs import tiny
-from tests.jobs.test_latent_run import config_for, made  # noqa: F401
+from tests.jobs.test_latent_run import config_for
 from tests.metrics import toy
 
 PROTOCOL = protocols.get("tf")
@@ -98,7 +98,7 @@ def test_rows_are_as_many_as_the_protocol_says_and_moments_of_all(session):
     assert side.num_images == 200
 
 
-def test_latents_are_decoded_on_the_way(made, tmp_path):  # noqa: F811
+def test_latents_are_decoded_on_the_way(made, tmp_path):
     session = Session(config_for_devices(made), tmp_path)
     side = measured(session, session.train_source, is_cached=False)
     images, _ = session.images(session.train_source)
@@ -107,7 +107,7 @@ def test_latents_are_decoded_on_the_way(made, tmp_path):  # noqa: F811
     assert side.num_images == len(images)
 
 
-def test_moments_of_latents_are_kept_by_how_they_are_decoded(made, tmp_path, monkeypatch):  # noqa: F811
+def test_moments_of_latents_are_kept_by_how_they_are_decoded(made, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     session = Session(config_for_devices(made), tmp_path)
     first = measured(session, session.train_source)
@@ -119,7 +119,7 @@ def test_moments_of_latents_are_kept_by_how_they_are_decoded(made, tmp_path, mon
     assert (other.features.mean != first.features.mean).any()
 
 
-def config_for_devices(made):  # noqa: F811
+def config_for_devices(made):
     config = config_for(made)
     config.sampling.batch_size = config.sampling.num_images = jax.device_count()
     return config
