@@ -1,6 +1,6 @@
 """The command: flags and a config file to a job. Nothing else in the project reads flags.
 
-python -m diffusion_jax.main --config configs/digits.py
+./launch/local.sh --config configs/digits.py
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ml_collections import config_flags  # noqa: E402
 USAGE = """\
 Trains, samples, evaluates and reports an image diffusion model.
 
-  python -m diffusion_jax.main --config FILE [--workdir DIR] [--mode MODE] [--config.field=value ...]
+  ./launch/local.sh --config FILE [--workdir DIR] [--mode MODE] [--config.field=value ...]
 
 Without --mode it trains (resuming what is in DIR), draws samples, scores them and writes DIR/report.html.
 Any field of the config can be set from here, for example --config.training.num_steps=500.
 
-  python -m diffusion_jax.main --mode sample --from DIR --prompt "..." [--steps N] [--seed S] [--out DIR] ...
+  ./launch/local.sh --mode sample --from DIR --prompt "..." [--steps N] [--seed S] [--out DIR] ...
 
 draws from a published checkpoint (Stable Diffusion and others); --mode sample --from DIR --help lists its options.
 """
@@ -104,7 +104,7 @@ def _sample_from(argv: list[str]) -> int:
     """Draws from a published checkpoint; the options are the fields of `jobs.pipeline.Request`."""
     from diffusion_jax.jobs import pipeline
 
-    parser = _Parser(prog="python -m diffusion_jax.main --mode sample", allow_abbrev=False)
+    parser = _Parser(prog="./launch/local.sh --mode sample", allow_abbrev=False)
     parser.add_argument("--mode", choices=("sample",), help="sample")
     kinds = typing.get_type_hints(pipeline.Request)
     for field in dataclasses.fields(pipeline.Request):

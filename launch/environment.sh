@@ -101,11 +101,11 @@ choose_accelerator() {
 
 # --- Installing -----------------------------------------------------------------------------------
 
-# .venv/.installed[-dev] says what is installed, in two lines. A change of the first (interpreter, build of jax,
+# .venv/.installed[-EXTRA] says what is installed, in two lines. A change of the first (interpreter, build of jax,
 # place) needs a new .venv; a change of the second (the pinned set) an update.
 stamp() { printf '%s/.installed%s\n' "$VENV" "${1:+-$1}"; }
 
-# $1: the extra ('' or dev). Prints the stamp as it should be.
+# $1: the extra ('', dev or prepare). Prints the stamp as it should be.
 wanted_stamp() {
     local interpreter=$VENV/bin/python
     [[ -z ${PYTHON:-} ]] || interpreter=$PYTHON
@@ -129,7 +129,7 @@ lock() {
 needs_new_venv() {
     local previous
     [[ ! -e $BUSY ]] && python_version "$VENV/bin/python" >/dev/null || return 0
-    for previous in "$(stamp '')" "$(stamp dev)"; do
+    for previous in "$VENV"/.installed*; do
         [[ ! -e $previous || $(head -n 1 "$previous") == "$(wanted_stamp '' | head -n 1)" ]] || return 0
     done
     return 1
@@ -145,7 +145,7 @@ make_venv() {
     "$1" -m venv "$VENV" >/dev/null </dev/null || fail 1 "$1 could not make a virtual environment in $VENV"
 }
 
-# $1: the extra ('' or dev)
+# $1: the extra ('', dev or prepare)
 install() {
     local python extras=() log=$VENV/install.log
     python=$(choose_python)
@@ -159,14 +159,13 @@ install() {
         [[ $ACCELERATOR == cpu ]] || extras+=("$ACCELERATOR")
         [[ -z $1 ]] || extras+=("$1")
         say "installing into .venv: Python $(python_version "$VENV/bin/python")," \
-            "jax for ${ACCELERATOR}${1:+, $1 tools} (a minute or two, once)"
+            "jax for ${ACCELERATOR}${1:+, the extra $1} (a minute or two, once)"
         if ! "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
             --constraint "$REPO/constraints.txt" \
             --editable "$REPO$(IFS=, && printf '%s' "${extras[*]:+[${extras[*]}]}")" >"$log" 2>&1 </dev/null; then
             grep -i '^error' "$log" >&2 || tail -n 5 "$log" >&2
             fail 1 "pip could not install the packages; all that it said is in .venv/install.log"
         fi
-        rm -f "$(stamp '')" "$(stamp dev)"
         [[ -z $1 ]] || wanted_stamp "$1" >"$(stamp "$1")"
         wanted_stamp '' >"$(stamp '')"
         rm -f "$BUSY"
@@ -174,7 +173,7 @@ install() {
     exec 9>&-
 }
 
-# Makes .venv hold this repository and its pinned packages; $1: the extra ('' or dev).
+# Makes .venv hold this repository and its pinned packages; $1: the extra ('', dev or prepare).
 prepare_environment() {
     ACCELERATOR=$(choose_accelerator)
     is_installed "$1" || install "$1"

@@ -33,3 +33,11 @@ def test_the_pitfalls_each_name_a_test():
 def test_the_readme_names_no_machine_or_registry():
     for page in PAGES:
         assert not re.search(r"/simple/|/work/|index-url", page.read_text(encoding="utf-8")), page.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_such_that_they_work_from_a_fresh_clone(page):
+    # outside of .venv, python knows nothing of the project
+    assert not re.findall(
+        r"python -m diffusion_jax(?!\.main` and its like, in `.venv`)", page.read_text(encoding="utf-8")
+    )

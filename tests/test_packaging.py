@@ -42,10 +42,21 @@ def test_every_dependency_is_pinned_inside_its_bounds(python):
         assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, str(requirement)
 
 
-def test_the_pinned_set_names_no_registry_and_no_other_framework():
+FRAMEWORKS = {"torch", "tensorflow", "tensorflow-cpu", "diffusers", "transformers"}
+
+
+def test_the_pinned_set_names_no_registry():
     assert not re.search(r"://|^\s*-|@", CONSTRAINTS, flags=re.MULTILINE)
+
+
+def test_no_other_framework_comes_along_but_for_preparing_datasets():
+    extras = PROJECT["optional-dependencies"]
+    assert {name for name, lines in extras.items() if FRAMEWORKS & {Requirement(line).name for line in lines}} == {
+        "prepare"
+    }
+    assert not FRAMEWORKS & {Requirement(line).name for line in PROJECT["dependencies"]}
     for python in PYTHONS:
-        assert not {"torch", "tensorflow", "tensorflow-cpu", "diffusers", "transformers"} & pins(python).keys()
+        assert FRAMEWORKS & pins(python).keys() == {"tensorflow-cpu"}
 
 
 # A stand-in for Python: installs nothing, and writes what it was asked to do into $RECORD.

@@ -4,7 +4,7 @@ r"""ADM, class-conditional ImageNet at 128x128 (Dhariwal and Nichol 2021, arXiv:
     ./launch/local.sh --config configs/papers/adm_imagenet128.py --config.quick     # in miniature, about a minute
 
 Guided by the classifier of adm_classifier_imagenet128.py, or by the released 128x128_classifier.pt where
-`python -m diffusion_jax.hub convert` put it:
+`./launch/local.sh hub convert` put it:
 
     ./launch/local.sh --config configs/papers/adm_imagenet128.py --mode evaluate \
         --config.sampling.classifier=runs/adm_classifier_imagenet128 --config.sampling.classifier_scale=0.5

@@ -4,7 +4,7 @@ r"""ADM, class-conditional ImageNet at 256x256 (Dhariwal and Nichol 2021, arXiv:
     ./launch/local.sh --config configs/papers/adm_imagenet256.py --config.quick     # in miniature, about a minute
 
 Guided by the classifier of adm_classifier_imagenet256.py, or by the released 256x256_classifier.pt where
-`python -m diffusion_jax.hub convert` put it:
+`./launch/local.sh hub convert` put it:
 
     ./launch/local.sh --config configs/papers/adm_imagenet256.py --mode evaluate \
         --config.sampling.classifier=runs/adm_classifier_imagenet256 --config.sampling.classifier_scale=1

@@ -1,6 +1,6 @@
 """DiT, class-conditional ImageNet at 256x256 on latents (Peebles and Xie 2023, arXiv:2212.09748, tables 2 and 4).
 
-    python -m diffusion_jax.jobs.encode --vae VAE --data tfds:imagenet2012 --image_size 256 --flip --out DIR
+    ./launch/local.sh encode --vae VAE --data tfds:imagenet2012 --image_size 256 --flip --out DIR
     ./launch/local.sh --config configs/papers/dit_imagenet256.py:xl2 --config.data.path=DIR
     ./launch/local.sh --config configs/papers/dit_imagenet256.py:xl2 --config.quick     # in miniature, about a minute
 

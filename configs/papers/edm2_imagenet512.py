@@ -1,6 +1,6 @@
 """EDM2, class-conditional ImageNet at 512x512 on latents (Karras et al. 2024, arXiv:2312.02696, table 2; config G).
 
-    python -m diffusion_jax.jobs.encode --vae VAE --data tfds:imagenet2012 --image_size 512 --unit_range --out DIR
+    ./launch/local.sh encode --vae VAE --data tfds:imagenet2012 --image_size 512 --unit_range --out DIR
     ./launch/local.sh --config configs/papers/edm2_imagenet512.py:s --config.data.path=DIR
     ./launch/local.sh --config configs/papers/edm2_imagenet512.py:s --config.quick     # in miniature, about a minute
 

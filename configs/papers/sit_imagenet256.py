@@ -1,6 +1,6 @@
 """SiT, class-conditional ImageNet at 256x256 on latents (Ma et al. 2024, arXiv:2401.08740): DiT as a flow.
 
-    python -m diffusion_jax.jobs.encode --vae VAE --data tfds:imagenet2012 --image_size 256 --flip --out DIR
+    ./launch/local.sh encode --vae VAE --data tfds:imagenet2012 --image_size 256 --flip --out DIR
     ./launch/local.sh --config configs/papers/sit_imagenet256.py:xl2 --config.data.path=DIR
     ./launch/local.sh --config configs/papers/sit_imagenet256.py:xl2 --config.quick     # in miniature, about a minute
 

@@ -125,7 +125,7 @@ def default() -> config_dict.ConfigDict:
     # Scores in training and in sweeps, of images that never leave the devices: diffusion_jax/jobs/measure.py
     config.evaluation.every = 0  # steps between scores of the moving average in training; 0 takes none
     config.evaluation.scored_images = 512  # generated for each of them
-    config.evaluation.metrics = ("fid",)  # as in python -m diffusion_jax.metrics
+    config.evaluation.metrics = ("fid",)  # as in ./launch/local.sh metrics
     config.evaluation.features = config_dict.placeholder(str)  # inception, ...; unset: a classifier of the data
     config.evaluation.weights = config_dict.placeholder(str)  # file of their weights; unset: installed or cached
     config.evaluation.protocol = config_dict.placeholder(str)  # of Inception's features: tf, adm, edm, ...

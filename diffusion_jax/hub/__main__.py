@@ -1,4 +1,4 @@
-"""The hub's command: ``python -m diffusion_jax.hub convert SRC DST`` and ``export RUN DST``."""
+"""The hub's command: ``./launch/local.sh hub convert SRC DST`` and ``export RUN DST``."""
 
 import argparse
 import json
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m diffusion_jax.hub",
+        prog="./launch/local.sh hub",
         description="Other people's checkpoints, in and out.",
     )
     commands = parser.add_subparsers(dest="command", required=True)

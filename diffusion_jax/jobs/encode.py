@@ -1,6 +1,6 @@
 """The command that turns images into latents, once, for configs whose data are latents.
 
-python -m diffusion_jax.jobs.encode --vae VAE --out DIR --data image_folder --path IMAGES --image_size 256
+./launch/local.sh encode --vae VAE --out DIR --data image_folder --path IMAGES --image_size 256
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def encode_splits(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit code: 0, or 2 with one line for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m diffusion_jax.jobs.encode", description="Images to latents.")
+    parser = argparse.ArgumentParser(prog="./launch/local.sh encode", description="Images to latents.")
     parser.add_argument("--vae", required=True, help="folder of the autoencoder: config.json and safetensors")
     parser.add_argument("--out", required=True, type=Path, help="folder for the latents, made if missing")
     parser.add_argument("--data", default="image_folder", help="source of the images, as config.data.name")

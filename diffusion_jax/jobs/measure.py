@@ -1,6 +1,6 @@
 """Scores of parameters, in training and in sweeps: images go from the sampler to the features on the devices.
 
-The numbers are those of `python -m diffusion_jax.metrics` under the same names; what differs between runs and machines
+The numbers are those of `./launch/local.sh metrics` under the same names; what differs between runs and machines
 is in the protocol, which `Scorer.protocol` gives.
 """
 

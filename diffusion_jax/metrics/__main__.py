@@ -1,4 +1,4 @@
-"""The command `python -m diffusion_jax.metrics`.
+"""The command `./launch/local.sh metrics`.
 
 This module alone of the package may reach over to `diffusion_jax.data`, for the names of TensorFlow Datasets, and only
 when one is asked for; pyproject.toml has the exemption.

@@ -1,4 +1,4 @@
-"""The work of `python -m diffusion_jax.metrics`: one JSON object on stdout, everything else on stderr."""
+"""The work of `./launch/local.sh metrics`: one JSON object on stdout, everything else on stderr."""
 
 import argparse
 import contextlib
@@ -20,7 +20,7 @@ from diffusion_jax.metrics.image_sets import ImageSet, Loader
 from diffusion_jax.metrics.protocols import Protocol
 from diffusion_jax.metrics.statistics import Statistics
 
-PROGRAM = "python -m diffusion_jax.metrics"
+PROGRAM = "./launch/local.sh metrics"
 BAD_INPUT = 2
 DESCRIPTION = """\
 Scores generated images against reference images or statistics. Prints one JSON object with every number and the

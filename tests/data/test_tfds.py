@@ -131,7 +131,7 @@ def test_the_only_image_feature_is_found_and_labels_are_optional(data_dir):
     [
         ("words", "'words' has no image feature; its features are text"),
         ("cifar1O", "knows no dataset 'cifar1O'.*did you mean 'cifar10'"),
-        ("mnist", "'mnist' is not prepared in .*: run `tfds build mnist --file_format=array_record --data_dir=.*`"),
+        ("mnist", "'mnist' is not prepared in .*: run `./launch/local.sh prepare mnist --data_dir=.*`"),
         ("mnist/nothing", "cannot open the dataset 'mnist/nothing': .+"),
     ],
 )
@@ -152,7 +152,7 @@ def test_a_dataset_prepared_in_another_format(data_dir, tmp_path):
     shutil.copytree(Path(data_dir) / "photos" / "1.0.0", copy)
     info = copy / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(ValueError, match=r"as tfrecord, which cannot be read .*--file_format=array_record"):
+    with pytest.raises(ValueError, match=r"as tfrecord, which cannot be read .*local.sh prepare photos --data_dir="):
         load(str(tmp_path), "photos")
 
 

@@ -1,4 +1,4 @@
-"""python -m diffusion_jax.metrics: one JSON object on stdout, and for bad input one line and exit code 2."""
+"""./launch/local.sh metrics: one JSON object on stdout, and for bad input one line and exit code 2."""
 
 import dataclasses
 import json

@@ -63,9 +63,7 @@ def load_source(
         return image_folder.load(path, split, image_size=image_size, channels=channels)
     if name == "latents":
         if path is None:
-            raise ValueError(
-                "the source 'latents' needs path: what python -m diffusion_jax.jobs.encode wrote, or an .npz"
-            )
+            raise ValueError("the source 'latents' needs path: what ./launch/local.sh encode wrote, or an .npz")
         return latents.load(path, split, image_size=image_size, channels=channels)
     if kind == "tfds" and dataset:
         return tfds.load(dataset, split, image_size=image_size, channels=channels, data_dir=data_dir)

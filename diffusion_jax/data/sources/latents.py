@@ -63,7 +63,7 @@ def load(path: str | Path, split: str, *, image_size: int, channels: int) -> Lat
 
     Layouts:
 
-    - the folder that ``python -m diffusion_jax.jobs.encode`` writes: latents.json, and train/ and test/ with
+    - the folder that ``./launch/local.sh encode`` writes: latents.json, and train/ and test/ with
       latents-*.npy and labels.npy each;
     - an .npz with "latents" [N, H, W, C or 2 C] and, if there are classes, "labels" int [N]. Every tenth row is held
       out.

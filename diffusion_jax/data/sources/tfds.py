@@ -114,14 +114,14 @@ def _records(
     """The records of the split chosen from the names of all, with encoded images, and `_features`."""
     import tensorflow_datasets as tfds  # half a second, and only this source needs it
 
-    builder = _builder(name, data_dir)
+    builder = open_builder(name, data_dir)
     option = f" --data_dir={data_dir}" if data_dir else ""
-    build = f"tfds build {name} --file_format=array_record"
+    prepare = f"./launch/local.sh prepare {name}"
     splits = builder.info.splits
     if not splits:
         raise ValueError(
-            f"TFDS dataset {name!r} is not prepared in {builder.data_dir}: run `{build}{option}` once (this step, not "
-            "the training, may need tensorflow)"
+            f"TFDS dataset {name!r} is not prepared in {builder.data_dir}: run `{prepare}{option}` once, which also "
+            "installs TensorFlow, that only this step needs"
         )
     keys = _features(name, builder.info.features)
     try:
@@ -134,17 +134,20 @@ def _records(
     except NotImplementedError:
         raise ValueError(
             f"TFDS dataset {name!r} is prepared in {builder.data_dir} as {builder.info.file_format.value}, which "
-            f"cannot be read at random: prepare it in another folder with `{build} --data_dir=<folder>`"
+            f"cannot be read at random: prepare it in another folder with `{prepare} --data_dir=<folder>`"
         ) from None
     return records, keys
 
 
-def _builder(name: str, data_dir: str | None) -> Any:
-    """The builder with its metadata, from TFDS's own code or from the prepared files."""
+def open_builder(name: str, data_dir: str | None, **options: Any) -> Any:
+    """The builder with its metadata, from TFDS's own code or from the prepared files.
+
+    Raises ValueError, one line, where there is none; options are those of `tfds.builder`.
+    """
     import tensorflow_datasets as tfds
 
     try:
-        return tfds.builder(name, data_dir=data_dir)
+        return tfds.builder(name, data_dir=data_dir, **options)
     except tfds.core.DatasetNotFoundError:
         known = tfds.list_builders(with_community_datasets=False)
         close = difflib.get_close_matches(name.partition("/")[0], known, n=1)
