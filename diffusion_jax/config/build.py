@@ -27,11 +27,11 @@ from diffusion_jax.diffusion.time_sampler import TIME_SAMPLERS, LossSecondMoment
 from diffusion_jax.diffusion.weighting import WEIGHTINGS
 from diffusion_jax.methods import latents
 from diffusion_jax.methods.augmentation import NUM_LABELS, Augmentation
-from diffusion_jax.methods.diffusion import Diffusion
-from diffusion_jax.methods.guiding import Guidance
-from diffusion_jax.methods.latent_diffusion import LatentDiffusion
+from diffusion_jax.methods.classifier.noisy_classifier import NoisyClassifier
+from diffusion_jax.methods.diffusion.guiding import Guidance
+from diffusion_jax.methods.diffusion.model import Diffusion
+from diffusion_jax.methods.latent_diffusion.model import LatentDiffusion
 from diffusion_jax.methods.latents import Decoder, LatentSpace
-from diffusion_jax.methods.noisy_classifier import NoisyClassifier
 from diffusion_jax.models.edm2_unet import EDM2UNet
 from diffusion_jax.models.magnitude_preserving import normalize_weights
 from diffusion_jax.models.registry import CLASSIFIERS, NETWORKS

@@ -20,7 +20,7 @@ from diffusion_jax.diffusion.arrays import standard_normal
 from diffusion_jax.figures import animation, classifier_report, strips
 from diffusion_jax.jobs.report import machine, require_products
 from diffusion_jax.jobs.session import Session, write_json
-from diffusion_jax.methods.noisy_classifier import NoisyClassifier
+from diffusion_jax.methods.classifier.noisy_classifier import NoisyClassifier
 from diffusion_jax.training import sharding
 from diffusion_jax.training.logging import count_parameters
 

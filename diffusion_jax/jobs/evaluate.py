@@ -14,7 +14,7 @@ from diffusion_jax import data
 from diffusion_jax.jobs import measure, sweep_scores
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.session import Session, write_json
-from diffusion_jax.methods import likelihood
+from diffusion_jax.methods.diffusion import likelihood
 from diffusion_jax.metrics import scores
 from diffusion_jax.training import sharding
 

@@ -18,7 +18,7 @@ import tqdm
 
 from diffusion_jax import data
 from diffusion_jax.jobs.session import Session
-from diffusion_jax.methods.latent_diffusion import LatentDiffusion
+from diffusion_jax.methods.latent_diffusion.model import LatentDiffusion
 from diffusion_jax.metrics import devices, measure, protocols, statistics
 from diffusion_jax.metrics.content import ContentHash
 from diffusion_jax.metrics.features.extractor import Extractor, weights_sha256

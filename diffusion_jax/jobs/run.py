@@ -12,7 +12,7 @@ from ml_collections import config_dict
 
 from diffusion_jax.jobs import classify, evaluate, replay, report, sample, train
 from diffusion_jax.jobs.session import Session
-from diffusion_jax.methods.noisy_classifier import NoisyClassifier
+from diffusion_jax.methods.classifier.noisy_classifier import NoisyClassifier
 from diffusion_jax.training.distributed import leaving_if_one_is_lost, wait_for_all
 from diffusion_jax.training.interruption import RESTART, exit_code, restarting_on_warnings
 from diffusion_jax.training.logging import say

@@ -13,7 +13,7 @@ from diffusion_jax.diffusion.samplers import frames_kept
 from diffusion_jax.figures import animation, grid, strips
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.session import Session, write_json
-from diffusion_jax.methods.latent_diffusion import LatentDiffusion
+from diffusion_jax.methods.latent_diffusion.model import LatentDiffusion
 
 STRIP_ROWS = 6
 STRIP_COLUMNS = 9

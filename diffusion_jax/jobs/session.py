@@ -21,10 +21,10 @@ from diffusion_jax import data, hub
 from diffusion_jax.config import ConfigError, build
 from diffusion_jax.config.check import check, flatten
 from diffusion_jax.config.quick import shrink
-from diffusion_jax.methods.diffusion import Diffusion
-from diffusion_jax.methods.latent_diffusion import LatentDiffusion
+from diffusion_jax.methods.classifier.noisy_classifier import NoisyClassifier
+from diffusion_jax.methods.diffusion.model import Diffusion
+from diffusion_jax.methods.latent_diffusion.model import LatentDiffusion
 from diffusion_jax.methods.latents import Decoder
-from diffusion_jax.methods.noisy_classifier import NoisyClassifier
 from diffusion_jax.metrics.classifier import Classifier, train_classifier
 from diffusion_jax.metrics.devices import on_every_device
 from diffusion_jax.training import checkpoints, ema_snapshots, scoring, sharding

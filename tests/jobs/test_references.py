@@ -10,7 +10,7 @@ import pytest
 from diffusion_jax import data, metrics
 from diffusion_jax.jobs import references
 from diffusion_jax.jobs.session import Session
-from diffusion_jax.methods.latent_diffusion import LatentDiffusion
+from diffusion_jax.methods.latent_diffusion.model import LatentDiffusion
 from diffusion_jax.metrics import protocols
 from tests.configs import tiny
 from tests.jobs.test_latent_run import config_for

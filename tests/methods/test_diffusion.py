@@ -13,8 +13,9 @@ from diffusion_jax.diffusion.objective import Objective
 from diffusion_jax.diffusion.time_sampler import LossSecondMoment
 from diffusion_jax.diffusion.weighting import simple
 from diffusion_jax.methods.augmentation import Augmentation
-from diffusion_jax.methods.diffusion import NOISE_BINS, Diffusion
-from diffusion_jax.methods.guiding import Guidance, interval_in_timesteps
+from diffusion_jax.methods.diffusion.guiding import Guidance, interval_in_timesteps
+from diffusion_jax.methods.diffusion.model import Diffusion
+from diffusion_jax.methods.examples import NOISE_BINS
 from diffusion_jax.models.mlp import MLP
 
 CHAIN = process.cosine(50)

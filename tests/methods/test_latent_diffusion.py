@@ -7,7 +7,7 @@ import numpy as np
 from diffusion_jax.diffusion import process, samplers
 from diffusion_jax.diffusion.objective import Objective
 from diffusion_jax.diffusion.weighting import simple
-from diffusion_jax.methods.latent_diffusion import LatentDiffusion
+from diffusion_jax.methods.latent_diffusion.model import LatentDiffusion
 from diffusion_jax.methods.latents import LatentSpace
 from tests.methods.test_diffusion import Echo
 

@@ -9,8 +9,8 @@ from flax import linen as nn
 from diffusion_jax.diffusion import prediction, process, samplers
 from diffusion_jax.diffusion.objective import Objective
 from diffusion_jax.diffusion.weighting import simple
-from diffusion_jax.methods import likelihood
-from diffusion_jax.methods.diffusion import Diffusion
+from diffusion_jax.methods.diffusion import likelihood
+from diffusion_jax.methods.diffusion.model import Diffusion
 
 DEVIATION = 0.3
 ENTROPY = 0.5 * np.log2(2 * np.pi * np.e * DEVIATION**2) + np.log2(127.5)

@@ -12,9 +12,10 @@ from flax import linen as nn
 from diffusion_jax.diffusion import process, samplers
 from diffusion_jax.diffusion.objective import Objective
 from diffusion_jax.diffusion.weighting import simple
-from diffusion_jax.methods.diffusion import NOISE_BINS, Diffusion
-from diffusion_jax.methods.guiding import Guidance
-from diffusion_jax.methods.noisy_classifier import NoisyClassifier, random_crop
+from diffusion_jax.methods.classifier.noisy_classifier import NoisyClassifier, random_crop
+from diffusion_jax.methods.diffusion.guiding import Guidance
+from diffusion_jax.methods.diffusion.model import Diffusion
+from diffusion_jax.methods.examples import NOISE_BINS
 
 CHAIN = process.cosine(50)
 SHAPE = (16, 16, 4)

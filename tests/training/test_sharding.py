@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from diffusion_jax import config as experiment
 from diffusion_jax.config import build
 from diffusion_jax.jobs import run
-from diffusion_jax.methods.diffusion import Diffusion
+from diffusion_jax.methods.diffusion.model import Diffusion
 from diffusion_jax.models.registry import MODELS
 from diffusion_jax.training import optimizer, sharding, state, step
 from tests.configs import tiny

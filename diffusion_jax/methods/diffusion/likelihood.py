@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from diffusion_jax.diffusion import likelihood, variational
 from diffusion_jax.diffusion import prediction as predictions
 from diffusion_jax.diffusion.process import DiscreteProcess
-from diffusion_jax.methods.diffusion import Diffusion
+from diffusion_jax.methods.diffusion.model import Diffusion
 
 # The name of the estimate, for protocols.
 BOUND = "variational bound, every timestep, one draw of noise each"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,13 +12,8 @@ from flax import linen as nn
 from diffusion_jax.diffusion import coupling, guidance, samplers
 from diffusion_jax.diffusion.objective import Objective
 from diffusion_jax.methods.augmentation import Augmentation
-from diffusion_jax.methods.guiding import Guidance, interval_in_timesteps, log_probability_of
-
-Batch = Mapping[str, jax.Array]
-Metrics = dict[str, tuple[jax.Array, jax.Array]]
-
-# The training loss is reported for this many equal shares of the noise levels, the least noisy first.
-NOISE_BINS = 4
+from diffusion_jax.methods.diffusion.guiding import Guidance, interval_in_timesteps, log_probability_of
+from diffusion_jax.methods.examples import Batch, Metrics, by_noise_level, example_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,14 +177,3 @@ class Diffusion:
             tilt=tilt,
         )
         return x if self.clip is None else jnp.clip(x, -self.clip, self.clip), trajectory
-
-
-def by_noise_level(name: str, values: jax.Array, weights: jax.Array, quantile: jax.Array) -> Metrics:
-    """Values [B] for each of NOISE_BINS equal shares of the noise levels, the least noisy first."""
-    noise_bin = jnp.minimum((quantile * NOISE_BINS).astype(jnp.int32), NOISE_BINS - 1)
-    return {f"{name}_noise_{i + 1}_of_{NOISE_BINS}": (values, weights * (noise_bin == i)) for i in range(NOISE_BINS)}
-
-
-def example_keys(key: jax.Array, batch: Batch) -> jax.Array:
-    """One PRNG key [B] for each example, by its position in the global batch."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, batch["position"])

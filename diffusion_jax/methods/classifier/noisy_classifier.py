@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from diffusion_jax.diffusion.objective import quantile_and_noise
 from diffusion_jax.diffusion.process import Process
-from diffusion_jax.methods.diffusion import Batch, Metrics, by_noise_level, example_keys
+from diffusion_jax.methods.examples import Batch, Metrics, by_noise_level, example_keys
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.methods.diffusion import Batch, Diffusion, example_keys
+from diffusion_jax.methods.diffusion.model import Diffusion
+from diffusion_jax.methods.examples import Batch, example_keys
 from diffusion_jax.methods.latents import LatentSpace
 
 

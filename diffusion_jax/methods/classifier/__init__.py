@@ -1,0 +1,1 @@
+"""Classifiers of noisy images, by which diffusion is guided."""

@@ -1,0 +1,1 @@
+"""Diffusion of what an autoencoder makes of images."""

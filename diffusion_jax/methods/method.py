@@ -1,0 +1,178 @@
+"""What a method is to the rest of the house.
+
+A method is a folder of `diffusion_jax/methods/` whose `METHOD` is a `Method`; the folder's name is what
+`config.method.name` picks. Nothing outside the folder, its configs and its tests knows the name. The config takes its
+sections from here, the training loop trains the model that `build` gives (`diffusion_jax.training.method` says what it
+asks), and the jobs sample, evaluate and report draw with it and ask the method what is its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from diffusion_jax import data
+from diffusion_jax.options import Constructor, Variants
+
+# A config, or one of its sections: fields by name, as attributes.
+Config = Any
+
+
+class Model(Protocol):
+    """What is trained: a frozen dataclass of pure functions, beside those that the training loop asks for."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The network whose parameters are sampled with and exported."""
+        ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of what the network works on."""
+        ...
+
+    def init(self, key: jax.Array, batch: Any) -> Any:
+        """Parameters for batches shaped like `batch`, of which only "image" need be there."""
+        ...
+
+    def loss(self, params: Any, batch: Any, key: jax.Array, step: jax.Array) -> Any:
+        """See `diffusion_jax.training.method`."""
+        ...
+
+
+class Drawing(Model, Protocol):
+    """A model that draws images."""
+
+    @property
+    def num_requests(self) -> int | None:
+        """How many classes an image can be asked to be of; None where nothing can be asked for."""
+        ...
+
+    @property
+    def network_evaluations(self) -> int:
+        """Of one image."""
+        ...
+
+    def draw(
+        self, params: Any, keys: jax.Array, labels: jax.Array | None, given: Any, frame_stride: int | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """What the network works on, float32 [N, H, W, C], image i from keys[i] and labels[i] alone; images in [-1, 1].
+
+        Args:
+          params: of the network, usually their average.
+          keys: [N] PRNG keys.
+          labels: int32 [N], below num_requests; None where nothing can be asked for.
+          given: what `Method.given` gives; traced, so that other values of it do not compile again.
+          frame_stride: also the states on the way to the images, every so many, [frames, N, H, W, C], the images last;
+            None in their place without. A model without a way has other frames: a walk through its latents.
+        """
+        ...
+
+    def frames(self, count: int) -> tuple[int, Sequence[str]]:
+        """(frame_stride, a caption for each frame) for about `count` frames of an animation."""
+        ...
+
+
+class Run(Protocol):
+    """A trained run, as the jobs hand it to a method."""
+
+    config: Config
+    workdir: Path
+    command: str
+
+    @property
+    def model(self) -> Any:
+        """What `Method.build` gave."""
+        ...
+
+    @property
+    def parameters(self) -> tuple[int, Any]:
+        """(step, parameters to draw with); raises ValueError where nothing was trained."""
+        ...
+
+    @property
+    def train_source(self) -> data.Source: ...
+
+    @property
+    def test_source(self) -> data.Source: ...
+
+    def in_batches(self, function: Callable[..., Any], *rows: np.ndarray) -> Any:
+        """`function(params, *rows)` of rows [N, ...], compiled once, split over all devices; NumPy arrays [N, ...].
+
+        The function is of one batch and is traced; the last batch is filled up with the first rows again.
+        """
+        ...
+
+    def decode(self, drawn: np.ndarray) -> np.ndarray:
+        """Images float32 in [-1, 1] of what the network works on, [N, ...]."""
+        ...
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes a file of the work directory whole or not at all."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a method may know of the data before it builds its model.
+
+    Attributes:
+      num_classes, class_names: None where the data have no labels.
+      record: what latents say of themselves: "mean", "std", "vae"; {} of images.
+    """
+
+    num_classes: int | None
+    class_names: tuple[str, ...] | None = None
+    record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Method:
+    """A method: its sections of the config with their checks, its model, and what is its own in the jobs.
+
+    Attributes:
+      settings: a constructor (a dataclass that checks itself) of the fields of `config.method` beside its name.
+      sections: the sections of the config that runs of the method have. A `Variants` is one of its own; True is one
+        that the config has for every method that wants it: data, training, optimizer, ema, posthoc_ema, mesh; the name
+        of such a section is another one like it (a second optimiser).
+      jobs: what runs in the place of the jobs of these names ("sample", "evaluate", "report"), for a method whose
+        model draws no images.
+    """
+
+    settings: ClassVar[Constructor]
+    sections: ClassVar[Mapping[str, Variants | bool | str]]
+    jobs: ClassVar[Mapping[str, Callable[[Any], None]]] = {}
+
+    def check(self, config: Config) -> None:
+        """Raises ValueError, in one line, for sections that are right on their own but not together."""
+
+    def shrink(self, config: Config) -> None:
+        """Makes a small experiment of a config, in place: see `diffusion_jax.config.quick`."""
+
+    def build(self, config: Config, source: Source) -> Any:
+        """The model. Raises ValueError, in one line that begins with the section's name, for what cannot be."""
+        raise NotImplementedError
+
+    def given(self, run: Any) -> Any:
+        """What `Drawing.draw` takes beside parameters: scales of guidance, parameters of a guide; a tree of arrays."""
+        return ()
+
+    def pictures(self, run: Any) -> None:
+        """Writes what the method shows beside samples.png and sampling.gif."""
+
+    def scores(self, run: Any) -> Mapping[str, Any]:
+        """Entries of evaluation.json beside the scores of the images, each with its protocol."""
+        return {}
+
+    def protocol(self, run: Any) -> Mapping[str, Any]:
+        """How the images were drawn, for the protocol of the scores."""
+        return {}
+
+    def summary(self, run: Any) -> str:
+        """What the model is and how it was drawn with, for the report: the middle of "A ..., trained for N steps"."""
+        return "model"
