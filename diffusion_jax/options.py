@@ -20,14 +20,17 @@ _C = TypeVar("_C", bound=Constructor)
 _TEXTS = "__option_texts__"
 
 
-def described(**texts: str) -> Callable[[_C], _C]:
+def described(*shared: Mapping[str, str], **own: str) -> Callable[[_C], _C]:
     """A decorator that says what the options of a constructor mean: name = "a phrase without a full stop".
 
-    A subclass has its parent's texts, and may say otherwise. `help` shows them below the docstring.
+    What several constructors share comes first, as tables. A subclass has its parent's texts, and may say otherwise.
+    `help` shows them below the docstring.
 
     Raises:
       TypeError: a text for something that is no option.
     """
+
+    texts = {name: text for table in (*shared, own) for name, text in table.items()}
 
     def describe(constructor: _C) -> _C:
         inherited = {**getattr(constructor, _TEXTS, {}), **texts}

@@ -198,7 +198,7 @@ def test_help_says_what_fields_mean(capsys):
     meanings = {line[0]: line[-1] for line in lines}
     assert meanings["--config.training.batch_size=128"] == "over all devices and hosts"  # said beside the field
     assert meanings["--config.optimizer.learning_rate=0.0002"] == "after warm-up"  # by the constructor
-    assert meanings["--config.model.dropout="] == "inside residual blocks, when training"  # by the network
+    assert meanings["--config.model.dropout="] == "share of activations that training drops inside residual blocks"
     for section, name, other in (
         ("model", "unet", "segnet"),
         ("process", "linear", "sub_vp_sde"),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from diffusion_jax.config import schema
+from diffusion_jax.options import options
 
 _COMMENT = re.compile(r"^    config\.([\w.]+) = .*?  # (.*)$", re.MULTILINE)
 # "  name: text", "- name, other_name: text" and the lines of the same paragraph that are indented further.
@@ -47,4 +48,4 @@ def _documented(constructor: Callable[..., Any]) -> dict[str, str]:
         for name in names.split(", "):
             if name in known and sentence:
                 found[name] = sentence[1]
-    return found
+    return found | {name: option.text for name, option in options(constructor).items() if option.text}

@@ -18,6 +18,7 @@ import numpy as np
 
 from diffusion_jax.diffusion import preconditioning
 from diffusion_jax.diffusion.arrays import Number, bcast, namespace
+from diffusion_jax.options import described
 
 TIME_RULES = ("linspace", "trailing")
 
@@ -85,6 +86,13 @@ class ContinuousProcess(abc.ABC):
         raise ValueError(f"spacing_rule is {rule!r}; in continuous time it can be {', '.join(TIME_RULES)}")
 
 
+@described(
+    beta_min="rate of the noise at the clean end",
+    beta_max="rate of the noise at the noisy end",
+    t_min="smallest time that training draws, in the unit interval",
+    t_stop="time at which sampling ends, in the unit interval",
+    time_scale="time as the network is told of it, in units of the unit interval",
+)
 @dataclasses.dataclass(frozen=True)
 class VPSDE(ContinuousProcess):
     """dx = -beta(t)/2 x dt + sqrt(beta(t)) dw with beta linear in t (Song et al. 2021, eq. 11, 32 and 33).
@@ -152,6 +160,12 @@ class SubVPSDE(VPSDE):
         return VPSDE.time_of(self, namespace(ratio).sqrt(ratio / self.alpha_at(ratio)))
 
 
+@described(
+    sigma_min="smallest noise level",
+    sigma_max="largest noise level",
+    t_min="smallest time of training and of sampling, in the unit interval",
+    time_scale="time as the network is told of it, in units of the unit interval",
+)
 @dataclasses.dataclass(frozen=True)
 class VESDE(ContinuousProcess):
     """dx = sqrt(d sigma^2(t)/dt) dw with sigma geometric from sigma_min to sigma_max (Song et al. 2021, eq. 30)."""
@@ -191,6 +205,12 @@ class VESDE(ContinuousProcess):
         return self.time_scale * (self.t_min + (1 - self.t_min) * u)
 
 
+@described(
+    sigma_min="smallest noise level of sampling",
+    sigma_max="largest noise level of sampling",
+    log_mean="mean of the logarithm of training's noise levels",
+    log_std="standard deviation of the logarithm of training's noise levels",
+)
 @dataclasses.dataclass(frozen=True)
 class EDM(ContinuousProcess):
     """x_0 + t noise: time is the noise level, log-normal in training (Karras et al. 2022, table 1)."""
@@ -229,6 +249,14 @@ class EDM(ContinuousProcess):
         return jnp.exp(self.log_mean + self.log_std * _normal_quantile(u))
 
 
+@described(
+    shift="moves the times of training and sampling towards the noise; 1: not at all",
+    logit_mean="mean of the logit of training's times, where logit_std is above 0",
+    logit_std="standard deviation of the logit of training's times; 0: times are drawn uniformly",
+    t_start="time at which sampling begins and training ends; 1 is nothing but noise",
+    t_stop="time at which sampling ends, in the unit interval",
+    time_scale="time as the network is told of it, in units of the unit interval",
+)
 @dataclasses.dataclass(frozen=True)
 class RectifiedFlow(ContinuousProcess):
     """The straight path (1 - t) x_0 + t noise (Liu et al. 2023; Lipman et al. 2023).

@@ -12,6 +12,7 @@ import numpy as np
 
 from diffusion_jax.diffusion.arrays import Number, bcast, namespace
 from diffusion_jax.diffusion.continuous import EDM, VESDE, VPSDE, RectifiedFlow, SubVPSDE
+from diffusion_jax.options import described
 
 
 class Process(Protocol):
@@ -163,10 +164,22 @@ BETA_SCHEDULES: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
+# What the options of chains mean.
+_CHAIN = {
+    "num_timesteps": "steps of the chain in training",
+    "zero_terminal_snr": "rescaled so that nothing of the image is left at the last step (Lin et al. 2024)",
+}
+_BETAS = {"beta_start": "variance of the first step's noise", "beta_end": "variance of the last step's noise"}
+
+
 def _discrete(betas: np.ndarray, zero_terminal_snr: bool) -> DiscreteProcess:
     return DiscreteProcess(rescale_zero_terminal_snr(betas) if zero_terminal_snr else betas)
 
 
+@described(
+    _CHAIN,
+    _BETAS,
+)
 def linear(
     num_timesteps: int = 1000,
     beta_start: float = 1e-4,
@@ -177,6 +190,10 @@ def linear(
     return _discrete(linear_betas(num_timesteps, beta_start, beta_end), zero_terminal_snr)
 
 
+@described(
+    _CHAIN,
+    _BETAS,
+)
 def scaled_linear(
     num_timesteps: int = 1000,
     beta_start: float = 0.00085,
@@ -187,6 +204,11 @@ def scaled_linear(
     return _discrete(scaled_linear_betas(num_timesteps, beta_start, beta_end), zero_terminal_snr)
 
 
+@described(
+    _CHAIN,
+    offset="keeps the first steps from being too small; 0.008 in the paper",
+    max_beta="largest variance of a step's noise",
+)
 def cosine(
     num_timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999, zero_terminal_snr: bool = False
 ) -> DiscreteProcess:
@@ -194,6 +216,10 @@ def cosine(
     return _discrete(cosine_betas(num_timesteps, offset, max_beta), zero_terminal_snr)
 
 
+@described(
+    _CHAIN,
+    _BETAS,
+)
 def sigmoid(
     num_timesteps: int = 1000,
     beta_start: float = 1e-4,

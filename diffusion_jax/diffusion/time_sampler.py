@@ -9,6 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.options import described
+
 
 class LossHistory(NamedTuple):
     """The last losses of every timestep, a ring float32 [T, history], and how many there ever were, int32 [T]."""
@@ -17,6 +19,10 @@ class LossHistory(NamedTuple):
     count: jax.Array
 
 
+@described(
+    history="losses of a timestep that are remembered",
+    uniform_prob="share of the times that is drawn uniformly, so that none is forgotten",
+)
 @dataclasses.dataclass(frozen=True)
 class LossSecondMoment:
     """p_t proportional to sqrt(E[L_t^2]), weights 1 / (T p_t) (Nichol and Dhariwal 2021, eq. 18).

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.options import described
+
 Weighting = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -25,6 +27,9 @@ def snr() -> Weighting:
     return lambda log_snr, on_output: jnp.exp(log_snr) * on_output**2
 
 
+@described(
+    gamma="bound of the signal-to-noise ratio",
+)
 def min_snr(gamma: float = 5.0) -> Weighting:
     """min(SNR, gamma) on the error in x_0 (Hang et al. 2023, eq. 7)."""
     if not gamma > 0:
@@ -32,6 +37,10 @@ def min_snr(gamma: float = 5.0) -> Weighting:
     return lambda log_snr, on_output: jnp.minimum(jnp.exp(log_snr), gamma) * on_output**2
 
 
+@described(
+    k="added to the signal-to-noise ratio",
+    gamma="exponent of the weight; 0: no weighting",
+)
 def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
     """1 / (k + SNR)^gamma on the error in epsilon (Choi et al. 2022, eq. 8)."""
     if not (k > 0 and gamma >= 0):
@@ -44,6 +53,9 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
     return weight
 
 
+@described(
+    sigma_data="standard deviation of the images; 0.5 in the paper",
+)
 def edm(sigma_data: float = 0.5) -> Weighting:
     """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 on the error in x_0 (Karras et al. 2022, table 1)."""
     if not sigma_data > 0:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.methods.warp import warp
+from diffusion_jax.options import described
 
 # Length of the vector that says what was done.
 NUM_LABELS = 9
@@ -70,6 +71,15 @@ class Transform(NamedTuple):
         return jnp.where(unmoved, image, warped)
 
 
+@described(
+    probability="of each transform, of which the network is told; 0.12 for CIFAR-10, 0: no augmentation",
+    flip_x="factor of the probability of a mirror image; 1e8: every other image",
+    flip_y="factor of the probability of an image upside down",
+    scale="factor of the probability of another size",
+    rotation="factor of the probability of a rotation",
+    anisotropy="factor of the probability of stretching along an axis",
+    translation="factor of the probability of a shift",
+)
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """Random transforms, each with `probability` times its own factor, at most 1.

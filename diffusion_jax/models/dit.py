@@ -28,6 +28,7 @@ from diffusion_jax.models.layers import Dense, Dropout, Initializer, matmul, tim
 from diffusion_jax.models.once import computed_once
 from diffusion_jax.models.remat import check_remat
 from diffusion_jax.models.scanned import apply_layers
+from diffusion_jax.options import described
 
 FREQUENCIES = 256  # of the time embedding, sines and cosines
 
@@ -54,24 +55,29 @@ class DiTOptions:
         return norm(x)
 
 
+@described(
+    patch_size="the image becomes one token for each square of so many pixels",
+    width="channels of a token",
+    depth="transformer blocks",
+    num_heads="heads of each attention",
+    mlp_ratio="width of the dense layers of a block, in units of width",
+    image_size=(
+        "size at which positions are whole numbers of patches, larger images lie in between; None: that of the images"
+    ),
+    shared_conditioning="one embedding of time and class for all blocks, as in the paper; False: one for each block",
+    freq_shift="of the frequencies of the time embedding; 0 in the paper, 1 in diffusers",
+    mlp_norm_eps="of the normalisation before the second half of a block; the others have 1e-6",
+    dropout="share of activations that training drops, behind the attention and inside the dense layers",
+    remat="what the backward pass keeps: none (everything), dots, dots_no_batch, full (nothing, and computes again)",
+    scan_layers="the blocks are compiled once and run in a loop over stacked parameters",
+)
 class DiT(nn.Module):
     """Predicts an image-shaped quantity from a noisy image (or latent) and its time.
 
-    Fields; the defaults are DiT-S/2:
+    The defaults of the options are DiT-S/2. What the data and the method decide:
 
     - out_channels: twice the image's for networks that also learn a variance.
-    - patch_size: the image becomes one token for each square of so many pixels.
-    - width, depth, num_heads, mlp_ratio: of the transformer.
     - num_classes: None for an unconditional network. The label num_classes is the null class.
-    - image_size: the size at which positions are whole numbers of patches; None takes the input's. Larger images are
-      then positioned in between.
-    - shared_conditioning: one embedding of time and class for all blocks, as in the paper; False gives every block its
-      own, which diffusers' layout can hold.
-    - freq_shift: see :func:`diffusion_jax.models.layers.timestep_embedding`; 0 in the paper, 1 in diffusers.
-    - mlp_norm_eps: of the normalisation before the second half of a block; the others have 1e-6.
-    - dropout: behind the attention and inside the MLP, when training.
-    - remat: what the backward pass keeps of blocks, see :mod:`diffusion_jax.models.remat`.
-    - scan_layers: equal blocks are one loop over stacked parameters, see :mod:`diffusion_jax.models.scanned`.
     - dtype: of the computation. Parameters, normalisation statistics, softmax and output are float32.
     """
 

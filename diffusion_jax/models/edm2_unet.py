@@ -33,6 +33,7 @@ from diffusion_jax.models.magnitude_preserving import (
 )
 from diffusion_jax.models.once import computed_once
 from diffusion_jax.models.remat import check_remat, rematerialized
+from diffusion_jax.options import described
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,27 +49,33 @@ class EDM2Options:
     dtype: DTypeLike
 
 
+@described(
+    channels="width of the network; level l has this times its entry of channel_mults",
+    channel_mults="a factor of the channels for each level; each level halves the resolution of the one before",
+    num_res_blocks="residual blocks of a level on the way down; the way up has one more",
+    attention_resolutions=(
+        "image resolutions with self-attention behind every block; the lowest level always has one in the middle"
+    ),
+    image_size="resolution that attention_resolutions are counted from; None: that of the images",
+    head_channels="width of an attention head",
+    label_balance="how much the class weighs beside the noise level in the embedding, from 0 to 1",
+    concat_balance="how much a skip connection weighs beside the way up, from 0 to 1",
+    residual_balance="how much the residual branch of a block weighs, from 0 to 1",
+    attention_balance="how much attention weighs beside its input, from 0 to 1",
+    clip_activations="magnitude to which the outputs of blocks are clipped; None: never",
+    resample_filter="the filter with which resolution changes, an even number of taps",
+    uncertainty_channels="width of the estimate of the loss's variance, for the adaptive weighting",
+    dropout="share of activations that training drops inside residual blocks",
+    remat="what the backward pass keeps: none (everything), dots, dots_no_batch, full (nothing, and computes again)",
+)
 class EDM2UNet(nn.Module):
     """Predicts an image-shaped quantity from a scaled noisy image and a function of its noise level.
 
-    Fields; the defaults are EDM2-S:
+    The defaults of the options are EDM2-S. What the data and the method decide:
 
     - out_channels: of the prediction.
-    - channels, channel_mults: level l has ``channels * channel_mults[l]`` channels; each level halves the resolution.
-    - num_res_blocks: residual blocks of a level on the way down; the way up has one more.
-    - attention_resolutions: image resolutions with self-attention behind every block. The lowest level always has one
-      between the ways.
-    - image_size: the resolution that attention_resolutions are counted from; None takes the input's.
-    - head_channels: width of an attention head.
     - num_classes: None for an unconditional network. The label num_classes is "no class": a vector of zeros where
       other labels are one-hot.
-    - label_balance, concat_balance, residual_balance, attention_balance: how much of a sum is the class (rather than
-      the noise level), the skip (rather than the way up), the residual branch, the attention.
-    - clip_activations: the outputs of blocks are clipped to this magnitude; None never.
-    - resample_filter: an even number of taps.
-    - uncertainty_channels: width of the estimate of log variance, see :meth:`log_variance`.
-    - dropout: inside residual blocks, when training.
-    - remat: what the backward pass keeps of blocks, see :mod:`diffusion_jax.models.remat`.
     - dtype: of the computation. Parameters, norms of weights, softmax and output are float32.
     """
 

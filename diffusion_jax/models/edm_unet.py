@@ -29,33 +29,37 @@ from diffusion_jax.models import checks
 from diffusion_jax.models.edm_blocks import FAMILIES, EDMBlock, EDMOptions, downsample, norm_groups
 from diffusion_jax.models.layers import Conv, timestep_embedding
 from diffusion_jax.models.remat import check_remat, rematerialized
+from diffusion_jax.options import described
 
 EMBEDDINGS = ("positional", "fourier")
 ENCODERS = ("standard", "skip", "residual")
 DECODERS = ("standard", "skip")
 
 
+@described(
+    family="the blocks: song (DDPM++ and NCSN++) or adm (of ImageNet at 64x64)",
+    channels="width of the network; level l has this times its entry of channel_mults",
+    channel_mults="a factor of the channels for each level; each level halves the resolution of the one before",
+    num_res_blocks="residual blocks of a level on the way down; the way up has one more",
+    attention_resolutions="image resolutions with self-attention; the lowest level always has one between the ways",
+    image_size="resolution that attention_resolutions are counted from; None: that of the images",
+    augment_dim="length of the vector that says how an image was augmented, 9 with augmentation; 0: none",
+    embedding="of the noise level: sinusoids at fixed (positional) or random (fourier) frequencies",
+    noise_channel_mult="length of that embedding in units of channels; 2 for NCSN++",
+    encoder="standard; skip adds the downsampled image to every level, residual a learnt downsampling of it",
+    decoder="standard; skip sums an image predicted at every level",
+    resample_filter="the filter with which resolution changes, an even number of taps",
+    dropout="share of activations that training drops inside residual blocks",
+    remat="what the backward pass keeps: none (everything), dots, dots_no_batch, full (nothing, and computes again)",
+)
 class EDMUNet(nn.Module):
     """Predicts an image-shaped quantity from a scaled noisy image and a function of its noise level.
 
-    Fields:
+    What the data and the method decide:
 
     - out_channels: of the prediction.
-    - family: "song" or "adm", see :class:`diffusion_jax.models.edm_blocks.Family`.
-    - channels, channel_mults: level l has ``channels * channel_mults[l]`` channels; each level halves the resolution.
-    - num_res_blocks: residual blocks of a level on the way down; the way up has one more.
-    - attention_resolutions: image resolutions with self-attention. The lowest level always has one between the ways.
-    - image_size: the resolution that attention_resolutions are counted from; None takes the input's.
     - num_classes: None for an unconditional network. The label num_classes is "no class": a vector of zeros where
       other labels are one-hot, so that it costs no parameters.
-    - augment_dim: length of the vector that describes how an image was augmented; 0 for none.
-    - embedding: of the noise level, sinusoids at fixed ("positional") or random ("fourier") frequencies; it has
-      ``channels * noise_channel_mult`` numbers.
-    - encoder: "skip" adds the downsampled image to the features of every level, "residual" a learnt downsampling of it.
-    - decoder: "skip" sums an image predicted at every level.
-    - resample_filter: an even number of taps.
-    - dropout: inside residual blocks, when training.
-    - remat: what the backward pass keeps of blocks, see :mod:`diffusion_jax.models.remat`.
     - dtype: of the computation. Parameters, normalisation statistics, softmax and output are float32.
     """
 

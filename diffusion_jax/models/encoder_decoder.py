@@ -15,17 +15,22 @@ from jax.typing import DTypeLike
 from diffusion_jax.models.blocks import ResnetBlock
 from diffusion_jax.models.conditioned import Condition, ConditionedNorm, check_light, light_options
 from diffusion_jax.models.layers import uniform
+from diffusion_jax.options import described
 
 LEVELS = 3
 
 
+@described(
+    num_blocks="residual blocks of a level",
+    channels="width of the first layer and of the last block",
+    channel_mults="a factor of the channels for each of the three levels below, which halve the resolution each",
+    dropout="share of activations that training drops inside residual blocks",
+)
 class EncoderDecoder(nn.Module):
     """Predicts an image-shaped quantity from a noisy image and its time.
 
-    Fields: out_channels; channels, of the first layer and the last block; channel_mults, a factor for each of the three
-    levels below, which halve the resolution each; num_blocks, residual blocks a level; num_classes, None for an
-    unconditional network, else the class index num_classes is the null class; dropout inside residual blocks; dtype of
-    the computation (parameters, normalisation statistics and output are float32).
+    num_classes is None for an unconditional network, else the class index num_classes is the null class. dtype is of
+    the computation; parameters, normalisation and output are float32.
     """
 
     out_channels: int = 3

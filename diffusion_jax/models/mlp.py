@@ -12,8 +12,14 @@ from jax.typing import DTypeLike
 from diffusion_jax.models import checks
 from diffusion_jax.models.layers import Dropout, timestep_embedding
 from diffusion_jax.models.once import computed_once
+from diffusion_jax.options import described
 
 
+@described(
+    width="of the residual stream",
+    depth="residual blocks",
+    dropout="share of activations that training drops inside the blocks",
+)
 class MLP(nn.Module):
     """Predicts an image-shaped quantity from a noisy image and its time.
 
@@ -22,9 +28,8 @@ class MLP(nn.Module):
     a CPU an 8x8 image costs a small part of what a convolutional network of the same quality costs; beyond some 16x16
     pixels the first and last layers grow too large, and a U-Net is the better choice.
 
-    Fields: out_channels; width and depth of the residual stream; num_classes, None for an unconditional network, else
-    the class index num_classes is the null class; dropout inside the blocks; dtype of the computation (parameters,
-    normalisation and output are float32).
+    num_classes is None for an unconditional network, else the class index num_classes is the null class. dtype is of
+    the computation; parameters, normalisation and output are float32.
     """
 
     out_channels: int = 1

@@ -15,15 +15,20 @@ from diffusion_jax.models.blocks import BlockOptions
 from diffusion_jax.models.checks import level_widths
 from diffusion_jax.models.conditioned import Condition, ConditionedNorm, check_light, light_options
 from diffusion_jax.models.layers import Dropout
+from diffusion_jax.options import described
 
 
+@described(
+    channels="width of the network; level l has this times its entry of channel_mults",
+    channel_mults="a factor of the channels for each level; each level halves the resolution of the one before",
+    num_blocks="convolutions of a level on each way",
+    dropout="share of activations that training drops before the last block",
+)
 class SegNet(nn.Module):
     """Predicts an image-shaped quantity from a noisy image and its time.
 
-    Fields: out_channels; channels and channel_mults, level l has ``channels * channel_mults[l]`` channels and its
-    output is pooled to half the resolution; num_blocks, convolutions a level on each way; num_classes, None for an
-    unconditional network, else the class index num_classes is the null class; dropout before the last block; dtype of
-    the computation (parameters, normalisation statistics and output are float32).
+    num_classes is None for an unconditional network, else the class index num_classes is the null class. dtype is of
+    the computation; parameters, normalisation and output are float32.
     """
 
     out_channels: int = 3

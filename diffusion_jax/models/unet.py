@@ -17,10 +17,33 @@ from diffusion_jax.models import checks
 from diffusion_jax.models.blocks import BlockOptions, DownBlock, MidBlock, UpBlock
 from diffusion_jax.models.layers import INITIALIZATIONS, Dense, Initialization, timestep_embedding
 from diffusion_jax.models.remat import check_remat
+from diffusion_jax.options import described
 
 RESAMPLES = ("conv", "resblock")
 
 
+@described(
+    channels="width of the network; level l has this times its entry of channel_mults",
+    channel_mults="a factor of the channels for each level; each level halves the resolution of the one before",
+    num_res_blocks="residual blocks of a level on the way down; the way up has one more",
+    attention_resolutions="image resolutions at which every residual block is followed by self-attention",
+    image_size="resolution that attention_resolutions are counted from; None: that of the images",
+    mid_attention="attention between the two blocks at the lowest resolution",
+    mid_attention_norm="group norm before that attention; False only for some checkpoints of diffusers",
+    num_heads="heads of each attention, where head_channels is None",
+    head_channels="width of an attention head, of which there are as many as fit; None: num_heads heads",
+    resample="how resolution changes: conv (strided convolution) or resblock (inside a residual block, as ADM)",
+    downsample_padding="of strided convolutions: 0 pads to the right and below (DDPM), 1 on all sides",
+    scale_shift_norm="the time embedding scales and shifts the second norm of a block (improved DDPM, ADM)",
+    norm_groups="groups of the normalisations; 32 in DDPM",
+    norm_eps="of the normalisations; 1e-6 in DDPM, 1e-5 in OpenAI's networks",
+    flip_sin_to_cos="cosines before sines in the time embedding, as OpenAI's networks have them",
+    freq_shift="of the frequencies of the time embedding; 1 in DDPM, 0 in OpenAI's networks",
+    time_scale="factor of the times before they are embedded; 1000 / T where improved DDPM rescales timesteps",
+    dropout="share of activations that training drops inside residual blocks",
+    initialization="of the parameters: ddpm, or pytorch as OpenAI's networks",
+    remat="what the backward pass keeps: none (everything), dots, dots_no_batch, full (nothing, and computes again)",
+)
 class UNetEncoder(nn.Module):
     """The way down and the middle, which U-Nets share with the classifiers that guide them; fields as in `UNet`."""
 
@@ -142,30 +165,11 @@ class UNetEncoder(nn.Module):
 class UNet(UNetEncoder):
     """Predicts an image-shaped quantity (noise, image, velocity) from a noisy image and its time.
 
-    Fields, with the value of Ho et al. for CIFAR-10 as the default:
+    The defaults of the options are those of Ho et al. for CIFAR-10. What the data and the method decide:
 
     - out_channels: twice the image's for networks that also learn a variance.
-    - channels, channel_mults: level l has ``channels * channel_mults[l]`` channels; each level halves the
-      resolution of the one before.
-    - num_res_blocks: residual blocks of a level on the way down; the way up has one more.
-    - attention_resolutions: image resolutions at which every residual block is followed by self-attention.
-    - image_size: the resolution that attention_resolutions are counted from; None takes the input's. With a
-      number the same network can be applied to images of any size.
-    - mid_attention: attention between the two blocks at the lowest resolution; mid_attention_norm: with group
-      norm before it (False only for some checkpoints of diffusers).
-    - num_heads, or head_channels (heads as many as fit, num_heads is then ignored).
     - num_classes: None for an unconditional network; null_class adds one more embedding, index num_classes, for
       "no class" (classifier-free guidance).
-    - resample: "conv" (strided convolution; nearest neighbour and convolution) or "resblock" (inside a residual
-      block, ADM). downsample_padding: 0 or 1, see :class:`diffusion_jax.models.blocks.Downsample`.
-    - scale_shift_norm: the time embedding scales and shifts the second norm of a block (improved-diffusion, ADM).
-    - norm_groups, norm_eps: 32 and 1e-6 in DDPM; 1e-5 in OpenAI's networks.
-    - flip_sin_to_cos, freq_shift: see :func:`diffusion_jax.models.layers.timestep_embedding`; OpenAI: True, 0.
-    - time_scale: times are multiplied by it before they are embedded; 1000 / T where improved-diffusion has
-      rescale_timesteps.
-    - dropout: inside residual blocks, when training.
-    - initialization: "ddpm" or "pytorch", see :mod:`diffusion_jax.models.layers`.
-    - remat: what the backward pass keeps of residual blocks, see :mod:`diffusion_jax.models.remat`.
     - dtype: of the computation. Parameters, normalisation statistics, softmax and output are float32.
     """
 

@@ -15,21 +15,22 @@ from diffusion_jax.models.attention import dot_product_attention
 from diffusion_jax.models.blocks import BlockOptions
 from diffusion_jax.models.layers import GroupNorm, Initialization
 from diffusion_jax.models.unet import UNetEncoder
+from diffusion_jax.options import described
 
 POOLS = ("attention", "adaptive", "spatial", "spatial_v2")
 # of the layer between the two of the spatial pools
 HIDDEN = 2048
 
 
+@described(
+    pool="of the last features: attention (as the released classifiers), adaptive, spatial or spatial_v2",
+)
 class UNetClassifier(UNetEncoder):
     """Logits of the classes of noisy images.
 
-    Fields, beside those of :class:`diffusion_jax.models.unet.UNet`:
-
-    - num_classes: the classes that are told apart.
-    - pool: "attention" (the released classifiers: the mean looks at all pixels of the lowest resolution, as in CLIP,
-      Radford et al. 2021), "adaptive" (the mean of these pixels), "spatial" and "spatial_v2" (the means of every block
-      and two dense layers, with a ReLU or with a group norm and SiLU between them).
+    num_classes is how many are told apart. pool: "attention" (the mean looks at all pixels of the lowest resolution, as
+    in CLIP, Radford et al. 2021), "adaptive" (the mean of these pixels), "spatial" and "spatial_v2" (the means of every
+    block and two dense layers, with a ReLU or with a group norm and SiLU between them).
     """
 
     num_classes: int = 1000

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.options import described
+
 # The width of the plain average over the whole training, gamma = 0.
 WIDEST = float(np.sqrt(1 / 12))
 
@@ -26,6 +28,10 @@ class Profile:
     sigma_rel: float
 
 
+@described(
+    sigma_rels="widths of the averages that are kept, relative to the training's length",
+    snapshot_every="updates between snapshots, from which sampling.ema_width is put together; None: none are kept",
+)
 @dataclasses.dataclass(frozen=True)
 class PosthocEMA:
     """What a run keeps for reconstruction: averages of these widths, at every so many updates and at the end.

@@ -13,6 +13,7 @@ from diffusion_jax.diffusion import prediction as predictions
 from diffusion_jax.diffusion.continuous import ContinuousProcess
 from diffusion_jax.diffusion.process import Process
 from diffusion_jax.diffusion.samplers import core, spacing
+from diffusion_jax.options import described
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +117,13 @@ class AdaptiveSampler:
 jax.tree_util.register_static(AdaptiveSampler)
 
 
+@described(
+    num_steps="states that are kept for the animation; the tolerances decide the steps",
+    rtol="relative tolerance of the error of a step",
+    atol="absolute tolerance of the error of a step",
+    denoise_to_zero="a last step to no noise at all",
+    max_steps="steps after which the solver gives up",
+)
 def adaptive(
     process: Process,
     prediction: str,

@@ -6,11 +6,19 @@ import numpy as np
 
 from diffusion_jax.diffusion import prediction as predictions
 from diffusion_jax.diffusion.process import DiscreteProcess
-from diffusion_jax.diffusion.samplers import core, spacing
+from diffusion_jax.diffusion.samplers import core, spacing, texts
+from diffusion_jax.options import described
 
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 
 
+@described(
+    texts.TIMESTEPS,
+    texts.RESPACING,
+    texts.CLIP,
+    num_steps="steps of the sampler; None: every timestep of the chain",
+    variance="of the noise of a step: fixed_small, fixed_large, or learned_range with a method.bound",
+)
 def ddpm(
     process: DiscreteProcess,
     prediction: str,

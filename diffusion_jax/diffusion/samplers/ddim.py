@@ -6,9 +6,20 @@ import numpy as np
 
 from diffusion_jax.diffusion import prediction as predictions
 from diffusion_jax.diffusion.process import DiscreteProcess
-from diffusion_jax.diffusion.samplers import core, spacing
+from diffusion_jax.diffusion.samplers import core, spacing, texts
+from diffusion_jax.options import described
 
 
+@described(
+    texts.TIMESTEPS,
+    texts.RESPACING,
+    texts.CLIP,
+    eta="noise of a step: 0 is deterministic, 1 has DDPM's",
+    rederive_epsilon="the direction of the noise follows from the clipped estimate, as OpenAI's code has it",
+    final_alpha_cumprod=(
+        "share of the image's variance where the last step lands: 1, or that of the first timestep in latent diffusion"
+    ),
+)
 def ddim(
     process: DiscreteProcess,
     prediction: str,

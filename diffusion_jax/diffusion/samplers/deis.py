@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from diffusion_jax.diffusion.process import Process
-from diffusion_jax.diffusion.samplers import core, grid, multistep
+from diffusion_jax.diffusion.samplers import core, grid, multistep, texts
 from diffusion_jax.diffusion.samplers.grid import Grid
+from diffusion_jax.options import described
 
 
 def deis_on(points: Grid, order: int = 3, lower_order_final: bool = True, clip: float | None = None) -> core.Sampler:
@@ -36,6 +37,11 @@ def deis_on(points: Grid, order: int = 3, lower_order_final: bool = True, clip: 
     return core.build(rows, init_noise_sigma=points.init_noise_sigma, clip=clip)
 
 
+@described(
+    texts.GRID,
+    texts.ORDER,
+    texts.LOWER_ORDER,
+)
 def deis(
     process: Process,
     prediction: str,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from diffusion_jax.diffusion.process import Process
-from diffusion_jax.diffusion.samplers import core, grid, multistep
+from diffusion_jax.diffusion.samplers import core, grid, multistep, texts
 from diffusion_jax.diffusion.samplers.grid import Grid
+from diffusion_jax.options import described
 
 VARIANTS = ("midpoint", "heun")
 
@@ -71,6 +72,12 @@ def dpmpp_on(
     return core.build(rows, init_noise_sigma=points.init_noise_sigma, clip=clip)
 
 
+@described(
+    texts.GRID,
+    texts.ORDER,
+    texts.LOWER_ORDER,
+    variant="of the second-order step: midpoint or heun",
+)
 def dpmpp(
     process: Process,
     prediction: str,
@@ -92,6 +99,12 @@ def dpmpp(
     return dpmpp_on(points, order, variant, lower_order_final=lower_order_final, clip=clip)
 
 
+@described(
+    texts.GRID,
+    texts.ORDER,
+    texts.LOWER_ORDER,
+    variant="of the second-order step: midpoint or heun",
+)
 def dpmpp_sde(
     process: Process,
     prediction: str,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from diffusion_jax.diffusion.process import Process
-from diffusion_jax.diffusion.samplers import core, grid
+from diffusion_jax.diffusion.samplers import core, grid, texts
 from diffusion_jax.diffusion.samplers.dpmpp import integrals
 from diffusion_jax.diffusion.samplers.grid import Grid
+from diffusion_jax.options import described
 
 
 def dpmpp_singlestep_on(
@@ -41,6 +42,11 @@ def dpmpp_singlestep_on(
     return core.build(rows, init_noise_sigma=points.init_noise_sigma, clip=clip)
 
 
+@described(
+    texts.GRID,
+    texts.LOWER_ORDER,
+    order="points that one step goes through, up to 3",
+)
 def dpmpp_singlestep(
     process: Process,
     prediction: str,

@@ -10,7 +10,8 @@ import numpy as np
 from diffusion_jax.diffusion import preconditioning
 from diffusion_jax.diffusion import prediction as predictions
 from diffusion_jax.diffusion.process import Process
-from diffusion_jax.diffusion.samplers import core, spacing
+from diffusion_jax.diffusion.samplers import core, spacing, texts
+from diffusion_jax.options import described
 
 Function = Callable[[float], float]
 SOLVERS = ("euler", "heun")
@@ -31,6 +32,13 @@ class _Path:
     s_deriv: Function = lambda t: 0.0
 
 
+@described(
+    texts.NUM_STEPS,
+    texts.CHURN,
+    sigma_min="smallest noise level",
+    sigma_max="largest noise level",
+    rho="the higher, the more steps at little noise",
+)
 def edm(
     process: Process,
     prediction: str,
@@ -62,6 +70,19 @@ def edm(
     )
 
 
+@described(
+    texts.NUM_STEPS,
+    texts.CHURN,
+    solver="euler, or heun for the second-order family",
+    discretization="where the noise levels are: vp, ve, iddpm or edm",
+    schedule="noise level by time: vp, ve or linear",
+    scaling="of the state by time: vp or none",
+    sigma_min="smallest noise level; None: that of the discretisation",
+    sigma_max="largest noise level; None: that of the discretisation",
+    rho="of the discretisation edm: the higher, the more steps at little noise",
+    epsilon_s="smallest time of the discretisation vp",
+    alpha="of the second-order family; 1 is Heun's method",
+)
 def edm_ablation(
     process: Process,
     prediction: str,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from diffusion_jax.diffusion.process import Process
-from diffusion_jax.diffusion.samplers import core, grid
+from diffusion_jax.diffusion.samplers import core, grid, texts
 from diffusion_jax.diffusion.samplers.grid import Grid
+from diffusion_jax.options import described
 
 
 def euler_on(points: Grid, clip: float | None = None) -> core.Sampler:
@@ -43,6 +44,9 @@ def euler_ancestral_on(points: Grid, eta: float = 1.0, clip: float | None = None
     return core.build(rows, init_noise_sigma=points.init_noise_sigma, clip=clip)
 
 
+@described(
+    texts.GRID,
+)
 def euler(
     process: Process,
     prediction: str,
@@ -61,6 +65,10 @@ def euler(
     return euler_on(points, clip)
 
 
+@described(
+    texts.GRID,
+    eta="noise of a step: 0 is deterministic, 1 has DDPM's",
+)
 def euler_ancestral(
     process: Process,
     prediction: str,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from diffusion_jax.diffusion.process import Process
-from diffusion_jax.diffusion.samplers import core, grid
+from diffusion_jax.diffusion.samplers import core, grid, texts
 from diffusion_jax.diffusion.samplers.grid import Grid
+from diffusion_jax.options import described
 
 
 def heun_on(points: Grid, clip: float | None = None) -> core.Sampler:
@@ -31,6 +32,9 @@ def heun_on(points: Grid, clip: float | None = None) -> core.Sampler:
     return core.build(rows, init_noise_sigma=points.init_noise_sigma, clip=clip)
 
 
+@described(
+    texts.GRID,
+)
 def heun(
     process: Process,
     prediction: str,

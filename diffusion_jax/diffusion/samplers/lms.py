@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from diffusion_jax.diffusion.process import Process
-from diffusion_jax.diffusion.samplers import core, grid, multistep
+from diffusion_jax.diffusion.samplers import core, grid, multistep, texts
 from diffusion_jax.diffusion.samplers.grid import Grid
+from diffusion_jax.options import described
 
 
 def lms_on(points: Grid, order: int = 4, clip: float | None = None) -> core.Sampler:
@@ -26,6 +27,10 @@ def lms_on(points: Grid, order: int = 4, clip: float | None = None) -> core.Samp
     return core.build(rows, init_noise_sigma=points.init_noise_sigma, clip=clip)
 
 
+@described(
+    texts.GRID,
+    texts.ORDER,
+)
 def lms(
     process: Process,
     prediction: str,

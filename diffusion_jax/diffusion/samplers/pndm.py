@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from diffusion_jax.diffusion.process import DiscreteProcess, Process
-from diffusion_jax.diffusion.samplers import core, grid, spacing
+from diffusion_jax.diffusion.samplers import core, grid, spacing, texts
 from diffusion_jax.diffusion.samplers.grid import Grid
+from diffusion_jax.options import described
 
 # Weights of the newest noise estimates, by how many there are.
 ADAMS_BASHFORTH = {
@@ -114,6 +115,13 @@ def warmup_times(times: np.ndarray, stride: int) -> np.ndarray:
     return times[1 : 1 + _WARMUP] + stride // 2
 
 
+@described(
+    texts.TIMESTEPS,
+    texts.CLIP,
+    final_alpha_cumprod=(
+        "share of the image's variance where the last step lands: 1, or that of the first timestep in latent diffusion"
+    ),
+)
 def pndm(
     process: DiscreteProcess,
     prediction: str,
@@ -148,6 +156,10 @@ def pndm(
     return pndm_on(at(times), at(halves), clip)
 
 
+@described(
+    texts.GRID,
+    order="earlier estimates that a step looks back at, up to 4",
+)
 def ipndm(
     process: Process,
     prediction: str,
@@ -167,6 +179,9 @@ def ipndm(
     return ipndm_on(points, order, clip)
 
 
+@described(
+    texts.GRID,
+)
 def plms(
     process: Process,
     prediction: str,

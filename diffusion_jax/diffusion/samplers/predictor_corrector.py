@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from diffusion_jax.diffusion.process import Process
-from diffusion_jax.diffusion.samplers import core, grid
+from diffusion_jax.diffusion.samplers import core, grid, texts
 from diffusion_jax.diffusion.samplers.grid import Grid
+from diffusion_jax.options import described
 
 
 def predictor_corrector_on(
@@ -52,6 +53,11 @@ def predictor_corrector_on(
     return core.build(rows, init_noise_sigma=points.init_noise_sigma, clip=clip)
 
 
+@described(
+    texts.GRID,
+    snr="signal-to-noise ratio of a corrector step; 0.16 for VE, 0.01 to 0.05 for VP",
+    corrector_steps="Langevin steps at each noise level",
+)
 def predictor_corrector(
     process: Process,
     prediction: str,

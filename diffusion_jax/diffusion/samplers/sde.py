@@ -13,8 +13,9 @@ import numpy as np
 
 from diffusion_jax.diffusion.continuous import VPSDE, RectifiedFlow
 from diffusion_jax.diffusion.process import Process
-from diffusion_jax.diffusion.samplers import core, grid
+from diffusion_jax.diffusion.samplers import core, grid, texts
 from diffusion_jax.diffusion.samplers.grid import Grid
+from diffusion_jax.options import described
 
 FORMS = ("sigma", "constant", "sbdm", "linear", "decreasing", "increasing_decreasing")
 LAST_STEPS = ("mean", "tweedie", "euler", "none")
@@ -79,6 +80,14 @@ def _drift(points: Grid, i: int, slopes: tuple[float, float], w: float) -> tuple
     return on_noise * on_x, on_noise * on_x0 - slopes[0]
 
 
+@described(
+    texts.NUM_STEPS,
+    solver="euler, or heun: first the noise of a step, then Heun's method",
+    diffusion_form="of the noise by time: constant, sigma, linear, decreasing, increasing_decreasing or sbdm",
+    diffusion_norm="factor of that noise",
+    last_step="to no noise: mean (a step without its noise), tweedie, euler, or none for an equal step",
+    last_step_size="length of the last step in the unit interval",
+)
 def sde(
     process: Process,
     prediction: str,

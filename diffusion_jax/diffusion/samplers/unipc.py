@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from diffusion_jax.diffusion.process import Process
-from diffusion_jax.diffusion.samplers import core, grid, multistep
+from diffusion_jax.diffusion.samplers import core, grid, multistep, texts
 from diffusion_jax.diffusion.samplers.grid import Grid
+from diffusion_jax.options import described
 
 VARIANTS = ("bh1", "bh2")
 
@@ -94,6 +95,12 @@ def _combination(h: float, places: np.ndarray, variant: str, corrected: bool) ->
     return np.linalg.solve(powers, np.array(moments)), scale
 
 
+@described(
+    texts.GRID,
+    texts.ORDER,
+    texts.LOWER_ORDER,
+    variant="how step sizes enter: bh1 or bh2",
+)
 def unipc(
     process: Process,
     prediction: str,
