@@ -88,8 +88,7 @@ def load_pipeline(
         folder = sources.download(str(source), None, variant, revision)
     index = _read_index(folder)
     name = index.get("_class_name")
-    schedule = Schedule.read(folder / "scheduler")
-    schedule = schedule if sampler is None else schedule.with_solver(sampler)
+    schedule = Schedule.read(folder / "scheduler", sampler)
 
     def part(where: str | Path, kind: DTypeLike = dtype, params: DTypeLike = param_dtype) -> tuple[Any, Any]:
         return load(where, dtype=kind, param_dtype=params, variant=variant)

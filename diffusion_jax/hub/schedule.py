@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import numpy as np
 from diffusion_jax.diffusion import samplers
 from diffusion_jax.diffusion.samplers import core
 from diffusion_jax.diffusion.samplers.repaint import repaint_on
-from diffusion_jax.hub.schedulers import load_sampler
+from diffusion_jax.hub.scheduler_options import KNOWN_OPTIONS
+from diffusion_jax.hub.schedulers import load_sampler, read_config
 
 # Short names of solvers: diffusers' class, and what its config says besides.
 NAMES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -30,11 +30,16 @@ NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmpp_singlestep": ("DPMSolverSinglestepScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
     "deis": ("DEISMultistepScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
 }
 FLOW_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("FlowMatchEulerDiscreteScheduler", {}),
     "heun": ("FlowMatchHeunDiscreteScheduler", {}),
 }
+
+
+# Steps of the sampler that shows whether a schedule is covered.
+_PROBE = 4
 
 
 class Schedule:
@@ -48,10 +53,15 @@ class Schedule:
         self.config = dict(config)
 
     @classmethod
-    def read(cls, directory: Path) -> Schedule:
-        """Of a folder with scheduler_config.json; raises ValueError for one that cannot be read or is not covered."""
-        load_sampler(directory, num_steps=1)
-        return cls(json.loads((directory / "scheduler_config.json").read_text(encoding="utf-8")))
+    def read(cls, directory: Path, solver: str | None = None) -> Schedule:
+        """Of a folder with scheduler_config.json, for another solver if one is named (see `with_solver`).
+
+        Raises ValueError for a file that cannot be read, and for a scheduler, if it is to be used, that is not covered.
+        """
+        schedule = cls(read_config(directory))
+        schedule = schedule if solver is None else schedule.with_solver(solver)
+        schedule.sampler(_PROBE)
+        return schedule
 
     def with_solver(self, name: str) -> Schedule:
         """The same schedule for another solver, by its short name here or by its class in diffusers.
@@ -64,11 +74,24 @@ class Schedule:
         if name not in names and name not in classes:
             raise ValueError(f"sampler {name!r} does not exist for this checkpoint; it can be {', '.join(names)}")
         class_name, options = (names | classes)[name]
-        return Schedule({**self.config, **options, "_class_name": class_name})
+        kept = {key: value for key, value in self.config.items() if key in KNOWN_OPTIONS}
+        return Schedule({**kept, **options, "_class_name": class_name})
 
-    def sampler(self, num_steps: int, first_step: int = 0) -> samplers.Sampler:
-        """The sampler of so many steps without the first ones; raises ValueError for counts that cannot be."""
-        return load_sampler(self.config, num_steps=num_steps, first_step=first_step)
+    def first_step(self, num_steps: int, strength: float) -> int:
+        """How many of so many steps image-to-image leaves out, which runs a share `strength` of them.
+
+        As diffusers counts them: a flow rounds the steps that are left out down, all others those that are run.
+        """
+        if self._flow:
+            return int(max(num_steps - num_steps * strength, 0))
+        return num_steps - min(int(num_steps * strength), num_steps)
+
+    def sampler(self, num_steps: int, first_step: int = 0, mu: float | None = None) -> samplers.Sampler:
+        """The sampler of so many steps without the first ones; raises ValueError for counts that cannot be.
+
+        mu: see :func:`diffusion_jax.hub.load_sampler`.
+        """
+        return load_sampler(self.config, num_steps=num_steps, first_step=first_step, mu=mu)
 
     def levels(self, sampler: samplers.Sampler) -> tuple[np.ndarray, np.ndarray]:
         """(alpha, sigma) of the state x = alpha x_0 + sigma noise before each row of the sampler, float64 [rows].

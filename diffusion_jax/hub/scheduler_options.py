@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v"}
+_PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v", "flow_prediction": "velocity"}
 # What the schedulers that are read are configured by.
 _OPTIONS = """
 algorithm_type base_image_seq_len base_shift beta_end beta_schedule beta_start clip_sample clip_sample_range
 disable_corrector dynamic_thresholding_ratio euler_at_final final_sigmas_type flow_shift interpolation_type
-invert_sigmas lambda_min_clipped lower_order_final max_image_seq_len max_shift num_train_timesteps predict_x0
-prediction_type rescale_betas_zero_snr rho sample_max_value set_alpha_to_one shift shift_terminal sigma_data
-sigma_max sigma_min sigma_schedule skip_prk_steps solver_order solver_p solver_type steps_offset
-stochastic_sampling thresholding time_shift_type timestep_spacing timestep_type trained_betas use_beta_sigmas
-use_dynamic_shifting use_exponential_sigmas use_flow_sigmas use_karras_sigmas use_lu_lambdas variance_type
+invert_sigmas lambda_min_clipped lower_order_final max_image_seq_len max_shift num_train_timesteps
+original_inference_steps predict_x0 prediction_type rescale_betas_zero_snr rho sample_max_value set_alpha_to_one
+shift shift_terminal sigma_data sigma_max sigma_min sigma_schedule skip_prk_steps solver_order solver_p solver_type
+steps_offset stochastic_sampling thresholding time_shift_type timestep_scaling timestep_spacing timestep_type
+trained_betas use_beta_sigmas use_dynamic_shifting use_exponential_sigmas use_flow_sigmas use_karras_sigmas
+use_lu_lambdas variance_type
 """
+KNOWN_OPTIONS = frozenset(_OPTIONS.split())
 
 
 class Options:
     """A scheduler's config: its options, with the defaults of its class for those that the file leaves out."""
 
-    def __init__(self, config: Mapping[str, Any], first_step: int = 0):
-        self.name, self.first_step = config["_class_name"], first_step
+    def __init__(self, config: Mapping[str, Any], first_step: int = 0, mu: float | None = None):
+        self.name, self.first_step, self.mu = config["_class_name"], first_step, mu
         self._given = {key: value for key, value in config.items() if not key.startswith("_")}
-        unknown = sorted(set(self._given).difference(_OPTIONS.split()))
+        unknown = sorted(set(self._given) - KNOWN_OPTIONS)
         if unknown:
             raise ValueError(f"{self.name}: unknown options {', '.join(unknown)}")
 
@@ -45,6 +47,23 @@ class Options:
             got = self.get(option, value)
             if got != value:
                 raise ValueError(f"{self.name}: {option} is {got!r}; only {value!r} is supported")
+
+    def refuse_learned_variance(self) -> None:
+        """Raises ValueError for an output that has a variance; fixed ones are passed over, as in diffusers."""
+        learned = ("learned", "learned_range")
+        if self.get("variance_type", None) in learned:
+            raise ValueError(f"{self.name}: variance_type is {self.get('variance_type', None)!r}; take a fixed one")
+
+    def clip(self, default: bool) -> float | None:
+        """What estimates of x_0 are clipped to; default: of clip_sample in this class."""
+        return self.get("clip_sample_range", 1.0) if self.get("clip_sample", default) else None
+
+    @property
+    def threshold(self) -> tuple[float, float] | None:
+        """See `Sampler.threshold`."""
+        if not self.get("thresholding", False):
+            return None
+        return self.get("dynamic_thresholding_ratio", 0.995), self.get("sample_max_value", 1.0)
 
     @property
     def prediction(self) -> str:

@@ -20,7 +20,8 @@ class Plan:
       guided: classifier-free guidance, with a negative prompt. rescaled: its output is rescaled.
       no_negative: the negative conditions are zeros, as SDXL takes them for an empty prompt.
       clip_skip: see :func:`diffusion_jax.pipelines.text.encode`.
-      image: there is an image to start from. paint: None, "blend" (any network) or "channels" (an inpainting network).
+      image: there is an image to start from. paint: None; "channels" of an inpainting network; of any other one
+        "hold" (its states are held to the image outside) or "replace" (its estimates are, for samplers that go back).
       sampled: whether there are any steps; without, the image goes through the autoencoder alone.
       maps: attention maps are returned.
       latents_out: latents are returned instead of images.

@@ -1,6 +1,8 @@
-"""Painting around what is known: the estimate of x_0 is replaced where the image is given."""
+"""Painting around what is known: what is given of the image is held to its own path from noise to itself."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +36,27 @@ def replace_known(sampler: Sampler, predict: Predict, known: jax.Array, mask: ja
     return blended
 
 
-def covering(mask: jax.Array, factor: int) -> jax.Array:
-    """The mask of the latents [B, h, w, 1]: 1 where any pixel is to be painted."""
-    batch, height, width, _ = mask.shape
-    return mask.reshape(batch, height // factor, factor, width // factor, factor, 1).max(axis=(2, 4))
+def hold_known(
+    known: jax.Array, noise: jax.Array, mask: jax.Array, levels: jax.Array
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """For `samplers.sample`'s `after`: after every row the state is alpha known + sigma noise where the mask is 0.
+
+    That is diffusers' way to paint with a network that was not trained for it. The start is the caller's.
+
+    Args:
+      known, noise: [B, h, w, C], one draw of noise for all rows.
+      mask: [B, h, w, 1].
+      levels: (alpha, sigma) of the state before each row [rows, 2]; the last row leads to `known` itself.
+    """
+    following = jnp.concatenate([levels[1:], jnp.array([[1.0, 0.0]], levels.dtype)])
+
+    def held(x: jax.Array, row: jax.Array) -> jax.Array:
+        alpha, sigma = following[row]
+        return mask * x + (1 - mask) * (alpha * known + sigma * noise)
+
+    return held
+
+
+def latent_mask(mask: jax.Array, factor: int) -> jax.Array:
+    """The mask [B, h, w, 1] of latents: that of the image [B, H, W, 1] at the first pixel of each, as in diffusers."""
+    return mask[:, ::factor, ::factor]

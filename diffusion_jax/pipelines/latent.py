@@ -29,7 +29,7 @@ from diffusion_jax.pipelines.inputs import (
     padded,
     prompt_list,
 )
-from diffusion_jax.pipelines.known import covering, replace_known
+from diffusion_jax.pipelines.known import hold_known, latent_mask, replace_known
 from diffusion_jax.pipelines.text import TextEncoder, TextOptions
 
 BATCH_AXES = ("data", "fsdp")
@@ -40,6 +40,8 @@ class Schedule(Protocol):
     """See :class:`diffusion_jax.hub.schedule.Schedule`."""
 
     def sampler(self, num_steps: int, first_step: int = 0) -> Sampler: ...
+
+    def first_step(self, num_steps: int, strength: float) -> int: ...
 
     def levels(self, sampler: Sampler) -> tuple[np.ndarray, np.ndarray]: ...
 
@@ -118,7 +120,8 @@ class LatentDiffusion:
           image: [H, W, 3] or [B, H, W, 3] in [0, 1] (or uint8) to start from; strength: the share of the steps that is
             run on it, 0 none, 1 all; None is 0.8, and 1 with a mask.
           mask: [H, W] or [B, H, W, 1], 1 where to paint. A network with channels for it gets mask and image; any other
-            one is held to the image outside (strength applies to both). keep_unmasked: the image's own pixels outside.
+            one is held to the image outside, see :mod:`diffusion_jax.pipelines.known` (strength applies to both).
+            keep_unmasked: the image's own pixels outside.
           control_images: one image (or batch) in [0, 1] for each ControlNet; control_scale, control_start, control_end:
             the factor on its residuals and the share of the steps where it begins and ends, one value or one for each.
           clip_skip: how many of CLIP's last layers are left out.
@@ -142,7 +145,7 @@ class LatentDiffusion:
             raise ValueError(f"there are {len(negatives)} negative_prompts for {batch} prompts; give 1 or {batch}")
         text.check_clip_skip(self.encoders, clip_skip)
         strength = (0.8 if mask is None else 1.0) if strength is None else strength
-        paint = None if mask is None else "channels" if self._inpainting else "blend"
+        paint = None if mask is None else "channels" if self._inpainting else "hold" if sampler is None else "replace"
         self._check(image, mask, strength, attention, output, len(control_images))
 
         arrays: dict[str, Any] = {"keys": image_keys(key, batch)}
@@ -175,14 +178,16 @@ class LatentDiffusion:
 
         steps_left = num_steps
         if sampler is None:
-            steps_left = min(int(num_steps * strength), num_steps) if image is not None else num_steps
             if num_steps < 1:
                 raise ValueError(f"num_steps is {num_steps}; it must be 1 or more")
-            sampler = self.schedule.sampler(num_steps, num_steps - max(steps_left, 1))
-        level = (0.0, sampler.init_noise_sigma)
-        if image is not None and (paint is None or strength < 1):
-            alpha, sigma = self.schedule.levels(sampler)
-            level = (float(alpha[0]), float(sigma[0]))
+            first_step = self.schedule.first_step(num_steps, strength) if image is not None else 0
+            steps_left = num_steps - first_step
+            sampler = self.schedule.sampler(num_steps, min(first_step, num_steps - 1))
+        level, levels = (0.0, sampler.init_noise_sigma), np.zeros((1, 2))
+        if image is not None and (paint in (None, "hold") or strength < 1):
+            levels = np.stack(self.schedule.levels(sampler), axis=-1)
+            if paint is None or strength < 1:
+                level = tuple(levels[0])
         plan = Plan(
             guided=guided,
             rescaled=guidance_rescale != 0,
@@ -199,6 +204,7 @@ class LatentDiffusion:
             "scale": np.float32(guidance_scale),
             "rescale": np.float32(guidance_rescale),
             "level": np.array(level, np.float32),
+            "levels": np.array(levels, np.float32),
             "control": control_rules(rules, len(self.controls)),
             "adapters": (list(self.adapters), np.array(self.adapter_weights, np.float32)),
         }
@@ -342,14 +348,19 @@ class LatentDiffusion:
         else:
             rescale = settings["rescale"] if plan.rescaled else 0.0
             predict = guidance.classifier_free(call, positive, negative, settings["scale"], rescale=rescale)
-        mask = covering(arrays["mask"], self.factor) if plan.paint == "blend" else None
+        mask, held = latent_mask(arrays["mask"], self.factor) if plan.paint in ("hold", "replace") else None, None
         if mask is not None and known is not None:
-            predict = replace_known(sampler, predict, known, mask)
+            if plan.paint == "hold":
+                held = hold_known(known, noise, mask, settings["levels"])
+            else:
+                predict = replace_known(sampler, predict, known, mask)
 
         maps: dict[str, jax.Array] = {}
         end = start if known is None else known
         if plan.sampled:
-            end, states = samplers.sample(sampler, predict, start, arrays["keys"], return_trajectory=plan.maps)
+            end, states = samplers.sample(
+                sampler, predict, start, arrays["keys"], return_trajectory=plan.maps, after=held
+            )
             if plan.maps and states is not None:
                 looks = functools.partial(denoiser.maps, params, sampler, settings["control"])
                 maps = along(looks, sampler, states, positive, arrays["words"], shape)
@@ -368,7 +379,7 @@ class LatentDiffusion:
         if plan.paint == "channels":
             mask = arrays["mask"]
             hidden = encode((2 * arrays["image"] - 1) * (1 - mask))
-            extra["extra"] = jnp.concatenate([mask[:, :: self.factor, :: self.factor], hidden], axis=-1)
+            extra["extra"] = jnp.concatenate([latent_mask(mask, self.factor), hidden], axis=-1)
         return extra
 
     # --- What is asked for. -------------------------------------------------------------------------------------

@@ -38,11 +38,23 @@ def ddpm(
     their logarithms by the network's extra channels (eq. 15).
     The last step adds no noise.
     """
-    if variance not in VARIANCES:
-        raise ValueError(f"variance is {variance!r}; it can be {', '.join(VARIANCES)}")
     visited = spacing.visited(
         process.num_timesteps, num_steps or process.num_timesteps, spacing_rule, offset, respacing
     )
+    return ddpm_on(process, visited, prediction, variance, clip)
+
+
+def ddpm_on(
+    process: DiscreteProcess,
+    visited: np.ndarray,
+    prediction: str,
+    variance: str = "fixed_large",
+    clip: float | None = 1.0,
+    noise_at_end: bool = False,
+) -> core.Sampler:
+    """The same for any decreasing timesteps [N]. noise_at_end: the last step adds noise too, of its own variance."""
+    if variance not in VARIANCES:
+        raise ValueError(f"variance is {variance!r}; it can be {', '.join(VARIANCES)}")
     alphas_cumprod = process.alphas_cumprod[visited]
     following = np.append(alphas_cumprod[1:], 1.0)  # alpha_bar where the step lands
     alphas = alphas_cumprod / following
@@ -55,7 +67,7 @@ def ddpm(
     last = {"fixed_small": 0.0, "fixed_large": floor, "learned_range": 1.0}[variance]
     steps = {"fixed_small": posterior_variance, "fixed_large": betas, "learned_range": np.ones_like(betas)}[variance]
     variances = np.append(steps[:-1], last)
-    deviation = np.append(np.sqrt(steps[:-1]), 0.0)
+    deviation = np.append(np.sqrt(steps[:-1]), np.sqrt(steps[-1]) if noise_at_end else 0.0)
 
     rows = [
         core.Row(

@@ -98,6 +98,8 @@ class Sampler:
       num_steps: number of solver steps, which is the length of `noise` in `sample`.
       init_noise_sigma: standard deviation of x_T, the state that sampling starts from.
       clip: estimates of x_0 are clipped to [-clip, clip]; None leaves them alone.
+      threshold: (quantile, largest) instead of a clip: each image's estimate is clipped at this quantile of its
+        magnitudes, which counts as 1 to largest, and divided by it (Saharia et al. 2022, section 2.3).
       learned_variance: the network's output has twice the channels, the second half interpolating the log variance.
       has_variance: every step draws from a Gaussian, whose mean `tilt` can move.
     """
@@ -106,11 +108,22 @@ class Sampler:
     num_steps: int
     init_noise_sigma: float = 1.0
     clip: float | None = None
+    threshold: tuple[float, float] | None = None
     learned_variance: bool = False
     uses_anchor: bool = False
     uses_langevin: bool = False
     stochastic: bool = False
     has_variance: bool = False
+
+    def bounded(self, denoised: jax.Array) -> jax.Array:
+        """The estimates [B, ...] within the bounds of `threshold` or `clip`."""
+        if self.threshold is not None:
+            quantile, largest = self.threshold
+            magnitudes = jnp.abs(denoised).reshape(len(denoised), -1)
+            bound = jnp.clip(jnp.quantile(magnitudes, quantile, axis=1), 1, largest)
+            bound = bound.reshape(-1, *(1,) * (denoised.ndim - 1))
+            return jnp.clip(denoised, -bound, bound) / bound
+        return denoised if self.clip is None else jnp.clip(denoised, -self.clip, self.clip)
 
     @property
     def timesteps(self) -> np.ndarray:
@@ -136,7 +149,10 @@ class Sampler:
 jax.tree_util.register_dataclass(
     Sampler,
     data_fields=["table", "init_noise_sigma"],
-    meta_fields=["num_steps", "clip", "learned_variance", "uses_anchor", "uses_langevin", "stochastic", "has_variance"],
+    meta_fields=[
+        *("num_steps", "clip", "threshold", "learned_variance"),
+        *("uses_anchor", "uses_langevin", "stochastic", "has_variance"),
+    ],
 )
 
 
@@ -156,6 +172,7 @@ def build(
     *,
     init_noise_sigma: float = 1.0,
     clip: float | None = None,
+    threshold: tuple[float, float] | None = None,
     learned_variance: bool = False,
 ) -> Sampler:
     """Packs rows into a sampler. Raises ValueError for an empty list or a coefficient that is not finite."""
@@ -192,6 +209,7 @@ def build(
         num_steps=1 + max(row.step for row in rows),
         init_noise_sigma=init_noise_sigma,
         clip=clip,
+        threshold=threshold,
         learned_variance=learned_variance,
         uses_anchor=any(row.anchor for row in rows),
         uses_langevin=any(row.langevin for row in rows),
@@ -216,6 +234,7 @@ def sample(
     return_trajectory: bool = True,
     trajectory_stride: int = 1,
     tilt: Predict | None = None,
+    after: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Runs a sampler from x_T to an image.
 
@@ -232,17 +251,21 @@ def sample(
       tilt: tilt(x, t) is the gradient [B, ...] of a log-density in x that every step's Gaussian is multiplied by: to
         first order, its mean moves by its variance times the gradient (Sohl-Dickstein et al. 2015, appendix C). For
         samplers with `has_variance`.
+      after: after(x, i) is the state [B, ...] to go on with after row i, a scalar int32, has led to x: for what is held
+        to a path of its own, such as the known part of an image. For samplers that are tables.
 
     Returns:
       (x, trajectory): x [B, ...]; trajectory [1 + kept rows, B, ...], the start first, or None.
 
     Raises:
       ValueError: a stochastic sampler was given neither key nor noise, or noise of the wrong shape; or a tilt where
-        steps are no Gaussians.
+        steps are no Gaussians, or `after` where there is no table.
     """
     if tilt is not None and not (isinstance(sampler, Sampler) and sampler.has_variance):
         raise ValueError("tilt needs a sampler whose steps are Gaussians, such as ddpm")
     if not isinstance(sampler, Sampler):
+        if after is not None:
+            raise ValueError("after needs a sampler that is a table; this one chooses its own steps")
         return sampler.solve(predict, x_T, return_trajectory, trajectory_stride)
     if sampler.stochastic and key is None and noise is None:
         raise ValueError("this sampler is stochastic: give a key, or the noise itself")
@@ -261,8 +284,8 @@ def sample(
     if return_trajectory:
         frames = jnp.zeros((num_frames, *x_T.shape), x_T.dtype).at[0].set(x_T)
 
-    def advance(state: _State, scanned: tuple[Table, jax.Array]) -> tuple[_State, None]:
-        row, slot = scanned
+    def advance(state: _State, scanned: tuple[Table, jax.Array, jax.Array]) -> tuple[_State, None]:
+        row, slot, place = scanned
         unit = jnp.zeros_like(x_T)
         if noise is not None:
             unit = jnp.asarray(noise, x_T.dtype)[row.step]
@@ -279,7 +302,7 @@ def sample(
             learned = low + fraction * (high - low)
             amount, variance = row.noise * jnp.exp(0.5 * learned), row.variance * jnp.exp(learned)
         raw = row.denoise[0] * x + row.denoise[1] * output
-        denoised = raw if sampler.clip is None else jnp.clip(raw, -sampler.clip, sampler.clip)
+        denoised = sampler.bounded(raw)
         newest = row.estimate[0] * x + row.estimate[1] * denoised
         history = jnp.concatenate([newest[None], state.history[:-1]]) if order else state.history
 
@@ -299,12 +322,14 @@ def sample(
             following, amount = x + ratio**2 * (following - x), ratio * amount
         if sampler.stochastic:
             following = following + amount * unit
+        if after is not None:
+            following = after(following, place).astype(x_T.dtype)
         anchor = None if state.anchor is None else combine(row.next_anchor)
         kept = None if state.frames is None else state.frames.at[slot].set(following, mode="drop")
         return _State(following, anchor, history, kept), None
 
     start = _State(x_T, x_T if sampler.uses_anchor else None, jnp.zeros((order, *x_T.shape), x_T.dtype), frames)
-    end, _ = jax.lax.scan(advance, start, (table, jnp.asarray(slots)))
+    end, _ = jax.lax.scan(advance, start, (table, jnp.asarray(slots), jnp.arange(sampler.num_evaluations)))
     return end.x, end.frames
 
 

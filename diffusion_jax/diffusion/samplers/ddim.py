@@ -45,9 +45,25 @@ def ddim(
     visited = spacing.visited(process.num_timesteps, num_steps, spacing_rule, offset, respacing, repeats=True)
     alphas_cumprod = process.alphas_cumprod[visited]
     following = np.append(alphas_cumprod[1:], final_alpha_cumprod)
+    return ddim_between(visited, alphas_cumprod, following, prediction, eta, clip, rederive_epsilon)
 
+
+def ddim_between(
+    times: np.ndarray,
+    alphas_cumprod: np.ndarray,
+    following: np.ndarray,
+    prediction: str,
+    eta: float = 0.0,
+    clip: float | None = None,
+    rederive_epsilon: bool = False,
+    threshold: tuple[float, float] | None = None,
+) -> core.Sampler:
+    """DDIM's steps from the timesteps [N], with these alphas_cumprod, to any others, which `following` has.
+
+    threshold: see `core.Sampler`; the other arguments are those of `ddim`.
+    """
     rows = []
-    for i, t in enumerate(visited):
+    for i, t in enumerate(times):
         alpha, sigma = np.sqrt(alphas_cumprod[i]), np.sqrt(1 - alphas_cumprod[i])
         variance = (1 - following[i]) / (1 - alphas_cumprod[i]) * (1 - alphas_cumprod[i] / following[i])
         deviation = eta * np.sqrt(variance)
@@ -55,7 +71,7 @@ def ddim(
         direction = np.sqrt(1 - following[i] - deviation**2) / sigma
         on_estimate = np.sqrt(following[i])
         on_raw = -alpha * direction
-        if rederive_epsilon or clip is None:
+        if rederive_epsilon or (clip is None and threshold is None):
             on_estimate, on_raw = on_estimate + on_raw, 0.0
         rows.append(
             core.Row(
@@ -68,7 +84,7 @@ def ddim(
                 noise=deviation,
             )
         )
-    return core.build(rows, clip=clip)
+    return core.build(rows, clip=clip, threshold=threshold)
 
 
 def ddim_inversion(

@@ -160,12 +160,12 @@ def ratios(rule: str, low: float, high: float, num_points: int, rho: float = 7.0
 
     Raises ValueError for an impossible range.
     """
-    if not 0 < low < high < np.inf:
-        raise ValueError(f"spacing_rule {rule!r} needs 0 < sigma_min < sigma_max < inf, got {low:g} and {high:g}")
     if num_points < 1:
         raise ValueError(f"num_steps is {num_points}; it must be 1 or more")
-    if num_points == 1:
+    if num_points == 1 and 0 < low <= high < np.inf:
         return np.array([high])
+    if not 0 < low < high < np.inf:
+        raise ValueError(f"spacing_rule {rule!r} needs 0 < sigma_min < sigma_max < inf, got {low:g} and {high:g}")
     values = RATIO_RULES[rule](low, high, num_points, rho)
     values[0], values[-1] = high, low  # exactly, whatever the powers rounded to
     return values
