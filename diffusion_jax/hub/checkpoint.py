@@ -1,5 +1,7 @@
 """Loading and saving of networks in the layouts of other libraries."""
 
+import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -151,6 +153,10 @@ def format_of(config: Config, directory: Path) -> Format:
     for candidate in FORMATS:
         if candidate.matches(config):
             return candidate
-    got = config.get("_class_name") or config.get("architectures")
-    covered = ", ".join(candidate.covers for candidate in FORMATS)
-    raise CheckpointError(f"{directory / 'config.json'}: describes {got or 'no known network'}; covered are {covered}")
+    got = config.get("_class_name") or config.get("architectures") or "no known network"
+    classes = [name for candidate in FORMATS for name in re.findall(r"[A-Z]\w+", candidate.covers.split(" (")[0])]
+    nearest = difflib.get_close_matches(str(got), classes, 3, 0) if isinstance(got, str) else classes[:3]
+    raise CheckpointError(
+        f"{directory / 'config.json'}: describes {str(got)[:80]}; covered are, among others, {', '.join(nearest)}"
+        " (docs/hub.md lists all)"
+    )

@@ -83,9 +83,20 @@ FREE = {
     "addition_embed_type", "addition_time_embed_dim", "num_class_embeds", "upcast_attention", "dropout",
     "projection_class_embeddings_input_dim", "addition_embed_type_num_heads", "conditioning_channels",
     "controlnet_conditioning_channel_order", "conditioning_embedding_out_channels", "only_cross_attention",
+    "mid_block_type", "mid_block_scale_factor", "class_embed_type", "resnet_time_scale_shift", "center_input_sample",
+    "time_cond_proj_dim", "reverse_transformer_layers_per_block", "global_pool_conditions",
 }  # fmt: skip
+# our names of what has names there
+MID_BLOCKS = {MIDDLE: "attention", "UNetMidBlock2D": "resnet", None: "none"}
+CLASS_EMBEDDINGS = {None: "table", "timestep": "timestep", "projection": "projection", "simple_projection": "linear"}
+SCALE_SHIFT = {"default": False, "scale_shift": True}
 CHOICES: dict[str, tuple[Any, ...]] = {
-    "act_fn": ("silu", "swish"),
+    "act_fn": diffusers.ACTIVATIONS,
+    "mid_block_type": tuple(MID_BLOCKS),
+    "class_embed_type": tuple(CLASS_EMBEDDINGS),
+    "resnet_time_scale_shift": tuple(SCALE_SHIFT),
+    "center_input_sample": (False, True),
+    "global_pool_conditions": (False, True),
     "addition_embed_type": (None, "text_time"),
     "controlnet_conditioning_channel_order": ("rgb", "bgr"),
 }
@@ -100,6 +111,7 @@ FIELDS = {
     "freq_shift": "freq_shift",
     "downsample_padding": "downsample_padding",
     "upcast_attention": "upcast_attention",
+    "mid_block_scale_factor": "mid_scale",
 }
 
 
@@ -110,9 +122,12 @@ def build_unet(config: Config, dtype: DTypeLike) -> ConditionalUNet:
     if list(c["up_block_types"]) != expected:
         choices = f"{', '.join(expected)}, the mirror of down_block_types"
         raise diffusers.not_covered(UNET, "up_block_types", c["up_block_types"], choices)
-    size = c["sample_size"]
+    size, reverse = c["sample_size"], "reverse_transformer_layers_per_block"
     return ConditionalUNet(
         out_channels=c["out_channels"],
+        up_transformer_depth=None if c[reverse] is None else _depths(UNET, c, reverse)[::-1],
+        guidance_channels=c["time_cond_proj_dim"],
+        center_input=c["center_input_sample"],
         sample_size=size[0] if isinstance(size, list) else size,
         dropout=c["dropout"],
         dtype=dtype,
@@ -125,6 +140,7 @@ def build_controlnet(config: Config, dtype: DTypeLike) -> ControlNet:
     return ControlNet(
         hint_widths=tuple(c["conditioning_embedding_out_channels"]),
         bgr=c["controlnet_conditioning_channel_order"] == "bgr",
+        global_pool=c["global_pool_conditions"],
         sample_size=None,
         dtype=dtype,
         **_trunk(CONTROLNET, c, CONTROLNET_DEFAULTS),
@@ -132,10 +148,14 @@ def build_controlnet(config: Config, dtype: DTypeLike) -> ControlNet:
 
 
 def describe_unet(model: ConditionalUNet, shapes: Shapes) -> dict[str, Any]:
+    up_depth = model.up_transformer_depth
     return UNET_DEFAULTS | {
         "_class_name": UNET,
         "sample_size": model.sample_size,
         "out_channels": model.out_channels,
+        "reverse_transformer_layers_per_block": up_depth and list(reversed(up_depth)),
+        "time_cond_proj_dim": model.guidance_channels,
+        "center_input_sample": model.center_input,
         "up_block_types": [(CROSS if here else "") + UP for here in reversed(model.attention)],
         "dropout": model.dropout,
         **_describe_trunk(model, shapes),
@@ -147,6 +167,7 @@ def describe_controlnet(model: ControlNet, shapes: Shapes) -> dict[str, Any]:
         "_class_name": CONTROLNET,
         "conditioning_channels": shapes[("controlnet_cond_embedding", "conv_in", "kernel")][2],
         "controlnet_conditioning_channel_order": "bgr" if model.bgr else "rgb",
+        "global_pool_conditions": model.global_pool,
         "conditioning_embedding_out_channels": list(model.hint_widths),
         **_describe_trunk(model, shapes),
     }
@@ -160,13 +181,24 @@ def inputs_unet(model: ConditionalTrunk, config: Config) -> dict[str, Any]:
         "sample": jnp.zeros((1, side, side, c["in_channels"])),
         "timestep": jnp.zeros((1,)),
         "encoder_hidden_states": jnp.zeros((1, 1, context)),
-        "class_labels": None if model.num_classes is None else jnp.zeros((1,), jnp.int32),
+        "class_labels": _no_classes(model, c),
     }
+    if model.guidance_channels is not None:
+        values["timestep_cond"] = jnp.zeros((1, model.guidance_channels))
     if model.time_ids_channels is not None:
         pooled = c["projection_class_embeddings_input_dim"] - 6 * model.time_ids_channels
         conditions = {"text_embeds": jnp.zeros((1, pooled)), "time_ids": jnp.zeros((1, 6))}
         values["added_cond_kwargs"] = conditions
     return values
+
+
+def _no_classes(model: ConditionalTrunk, c: Mapping[str, Any]) -> Any:
+    """Labels of the kind that the network takes."""
+    if model.class_embedding == "table":
+        return None if model.num_classes is None else jnp.zeros((1,), jnp.int32)
+    if model.class_embedding == "timestep":
+        return jnp.zeros((1,))
+    return jnp.zeros((1, c["projection_class_embeddings_input_dim"]))
 
 
 def inputs_controlnet(model: ControlNet, config: Config) -> dict[str, Any]:
@@ -180,8 +212,12 @@ def _trunk(class_name: str, c: Mapping[str, Any], defaults: Mapping[str, Any]) -
     fixed = {field: (value,) for field, value in defaults.items() if field not in FREE}
     diffusers.check_covered(class_name, c, fixed | {field: CHOICES[field] for field in CHOICES if field in c})
     levels = len(c["block_out_channels"])
-    if diffusers.all_levels(class_name, c, "only_cross_attention", levels):
-        raise diffusers.not_covered(class_name, "only_cross_attention", c["only_cross_attention"], "False")
+    if class_name == CONTROLNET and c["mid_block_type"] is None:
+        raise diffusers.not_covered(class_name, "mid_block_type", None, f"{MIDDLE!r} or 'UNetMidBlock2D'")
+    kind = CLASS_EMBEDDINGS[c["class_embed_type"]]
+    if kind in ("projection", "linear") and c["projection_class_embeddings_input_dim"] is None:
+        raise CheckpointError(f"class_embed_type={c['class_embed_type']!r} needs projection_class_embeddings_input_dim")
+    only_text = tuple(diffusers.each_level(class_name, c, "only_cross_attention", levels))
     known = {DOWN: False, CROSS + DOWN: True}
     for block in c["down_block_types"]:
         if block not in known:
@@ -191,22 +227,35 @@ def _trunk(class_name: str, c: Mapping[str, Any], defaults: Mapping[str, Any]) -
             f"addition_embed_type={c['addition_embed_type']!r} with addition_time_embed_dim="
             f"{c['addition_time_embed_dim']!r}: {class_name} is covered with both or neither"
         )
-    depths = diffusers.each_level(class_name, c, "transformer_layers_per_block", levels)
-    if not all(isinstance(depth, int) for depth in depths):
-        raise diffusers.not_covered(class_name, "transformer_layers_per_block", depths, "one number a level")
     return {
         "widths": tuple(c["block_out_channels"]),
         "num_res_blocks": diffusers.all_levels(class_name, c, "layers_per_block", levels),
         "attention": tuple(known[block] for block in c["down_block_types"]),
-        "transformer_depth": tuple(depths),
+        "transformer_depth": _depths(class_name, c, "transformer_layers_per_block"),
+        "only_cross_attention": only_text if any(only_text) else (),
+        "mid_block": MID_BLOCKS[c["mid_block_type"]],
+        "class_embedding": kind,
+        "activation": diffusers.activation(c["act_fn"]),
+        "scale_shift_norm": SCALE_SHIFT[c["resnet_time_scale_shift"]],
         # what the file calls the width of a head is the number of heads
         "num_heads": tuple(diffusers.each_level(class_name, c, "attention_head_dim", levels)),
         **{here: c[there] for there, here in FIELDS.items()},
+        # a number of classes means nothing to embeddings that have no table
+        "num_classes": c["num_class_embeds"] if kind == "table" else None,
     }
+
+
+def _depths(class_name: str, c: Mapping[str, Any], field: str) -> tuple[int, ...]:
+    depths = diffusers.each_level(class_name, c, field, len(c["block_out_channels"]))
+    if not all(isinstance(depth, int) for depth in depths):
+        raise diffusers.not_covered(class_name, field, depths, "one number a level")
+    return tuple(depths)
 
 
 def _describe_trunk(model: ConditionalTrunk, shapes: Shapes) -> dict[str, Any]:
     pooled = shapes.get(("add_embedding", "linear_1", "kernel"))
+    layer = {"projection": ("linear_1", "kernel"), "linear": ("kernel",)}.get(model.class_embedding, ("",))
+    vectors = pooled or shapes.get(("class_embedding", *layer))
     context = next((shape[0] for path, shape in shapes.items() if path[-3:] == ("attn2", "to_k", "kernel")), None)
     return {
         "in_channels": shapes[("conv_in", "kernel")][2],
@@ -217,9 +266,19 @@ def _describe_trunk(model: ConditionalTrunk, shapes: Shapes) -> dict[str, Any]:
         "transformer_layers_per_block": _short(model.transformer_depth),
         "attention_head_dim": _short(model.num_heads),
         "addition_embed_type": None if pooled is None else "text_time",
-        "projection_class_embeddings_input_dim": None if pooled is None else pooled[0],
+        "projection_class_embeddings_input_dim": None if vectors is None else vectors[0],
+        "class_embed_type": _name(CLASS_EMBEDDINGS, model.class_embedding),
+        "mid_block_type": _name(MID_BLOCKS, model.mid_block),
+        "only_cross_attention": _short(model.only_cross_attention or (False,)),
+        "act_fn": model.activation,
+        "resnet_time_scale_shift": _name(SCALE_SHIFT, model.scale_shift_norm),
         **{there: getattr(model, here) for there, here in FIELDS.items()},
     }
+
+
+def _name(names: Mapping[Any, Any], value: Any) -> Any:
+    """The inverse of MID_BLOCKS and its like."""
+    return next(there for there, here in names.items() if here == value)
 
 
 def _short(values: tuple[int, ...]) -> int | list[int]:

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from diffusion_jax.hub.files import CheckpointError
 from diffusion_jax.hub.format import Config, Format
 from diffusion_jax.hub.tensors import Path, Shapes, Tensor, leaf_name, parameter
-from diffusion_jax.hub.unet2d import attention_levels, reference_size
+from diffusion_jax.hub.unet2d import attention_levels, check_plain, reference_size
 from diffusion_jax.models.unet import UNet
 
 MODULES = {"conv_norm_out": "norm_out", "linear_1": "temb.dense.0", "linear_2": "temb.dense.1"}
@@ -54,6 +54,7 @@ def build(config: Config, dtype: DTypeLike) -> UNet:
 
 
 def describe(model: UNet, shapes: Shapes) -> dict[str, Any]:
+    check_plain(model, "the network of Ho et al.")
     for field, value in FIELDS.items():
         if getattr(model, field) != value:
             raise CheckpointError(f"{field}={getattr(model, field)!r}: the network of Ho et al. has {value!r}")

@@ -7,8 +7,10 @@ from typing import Any
 from diffusion_jax.hub.files import CheckpointError
 from diffusion_jax.hub.format import Config
 from diffusion_jax.hub.tensors import Path, Shapes, Tensor, leaf_name, parameter
+from diffusion_jax.models import layers
 
 STEM = "diffusion_pytorch_model"
+ACTIVATIONS = (*layers.ACTIVATIONS, "swish")
 # modules that stand in a list there; other trailing numbers (linear_1) belong to the name
 LISTS = (
     "down_blocks|up_blocks|resnets|attentions|downsamplers|upsamplers|to_out|transformer_blocks|net|blocks"
@@ -17,6 +19,11 @@ LISTS = (
 INDEXED = re.compile(rf"^({LISTS})_(\d+)$")
 # names of the attention layers before diffusers 0.12
 OLD_NAMES = (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0"))
+
+
+def activation(name: str) -> str:
+    """Our name of one of ACTIVATIONS."""
+    return "silu" if name == "swish" else name
 
 
 def module_name(path: Path) -> str:

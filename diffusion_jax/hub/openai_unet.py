@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from diffusion_jax.hub.files import CheckpointError
 from diffusion_jax.hub.format import Config, Format
 from diffusion_jax.hub.tensors import Path, Shapes, Tensor, fused_attention, leaf_name, parameter
-from diffusion_jax.hub.unet2d import attention_levels, reference_size
+from diffusion_jax.hub.unet2d import attention_levels, check_plain, reference_size
 from diffusion_jax.models.unet import UNet, UNetEncoder
 
 # module of a residual or attention block -> its name there
@@ -82,6 +82,7 @@ def fields(config: Config, name: str) -> dict[str, Any]:
 
 def describe(model: UNet, shapes: Shapes) -> dict[str, Any]:
     """The arguments of guided-diffusion's UNetModel; the legacy attention order is written."""
+    check_plain(model, "guided-diffusion's UNetModel")
     return settings(model, shapes, "UNetModel") | {
         "out_channels": model.out_channels,
         "num_classes": None if model.num_classes is None else model.num_classes + model.null_class,

@@ -9,7 +9,7 @@ from diffusion_jax.hub import diffusers
 from diffusion_jax.hub.files import CheckpointError
 from diffusion_jax.hub.format import Config, Format
 from diffusion_jax.hub.tensors import Shapes
-from diffusion_jax.models.unet import UNet, UNetEncoder
+from diffusion_jax.models.unet import TIME_EMBEDDINGS, UNet, UNetEncoder
 
 # UNet2DModel's own defaults, for the older files that do not state every setting
 DEFAULTS: dict[str, Any] = {
@@ -43,13 +43,12 @@ DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": None,
 }
 COVERED: dict[str, tuple[Any, ...]] = {
-    "center_input_sample": (False,),
-    "time_embedding_type": ("positional",),
+    "center_input_sample": (False, True),
+    "time_embedding_type": TIME_EMBEDDINGS,
     "mid_block_type": ("UNetMidBlock2D",),
-    "mid_block_scale_factor": (1,),
     "downsample_type": ("conv", "resnet"),
     "downsample_padding": (0, 1),
-    "act_fn": ("silu", "swish"),
+    "act_fn": diffusers.ACTIVATIONS,
     "resnet_time_scale_shift": ("default", "scale_shift"),
     "class_embed_type": (None,),
 }
@@ -65,6 +64,7 @@ UP_BLOCKS = {
     "AttnUpBlock2D": (True, None),
 }
 CLASS = "UNet2DModel"
+PLAIN = {"activation": "silu", "mid_scale": 1, "time_embedding": "positional", "center_input": False}
 
 
 def build(config: Config, dtype: DTypeLike) -> UNet:
@@ -107,6 +107,10 @@ def build(config: Config, dtype: DTypeLike) -> UNet:
         flip_sin_to_cos=c["flip_sin_to_cos"],
         freq_shift=c["freq_shift"],
         dropout=c["dropout"],
+        activation=diffusers.activation(c["act_fn"]),
+        mid_scale=c["mid_block_scale_factor"],
+        time_embedding=c["time_embedding_type"],
+        center_input=c["center_input_sample"],
         initialization="pytorch",
         dtype=dtype,
     )
@@ -141,6 +145,10 @@ def describe(model: UNet, shapes: Shapes) -> dict[str, Any]:
         "downsample_type": kind,
         "upsample_type": kind,
         "dropout": model.dropout,
+        "act_fn": model.activation,
+        "mid_block_scale_factor": model.mid_scale,
+        "time_embedding_type": model.time_embedding,
+        "center_input_sample": model.center_input,
         "attention_head_dim": _head_channels(model, attention),
         "norm_num_groups": model.norm_groups,
         "attn_norm_num_groups": model.norm_groups if model.mid_attention_norm else None,
@@ -150,6 +158,15 @@ def describe(model: UNet, shapes: Shapes) -> dict[str, Any]:
         "num_class_embeds": None if model.num_classes is None else model.num_classes + model.null_class,
     }
     return {**DEFAULTS, **config}
+
+
+def check_plain(model: UNet, name: str) -> None:
+    """Refuses what only UNet2DModel has."""
+    for field, value in PLAIN.items():
+        if getattr(model, field) != value:
+            raise CheckpointError(
+                f"{field}={getattr(model, field)!r}: {name} has {value!r}; format='diffusers' can hold this network"
+            )
 
 
 def inputs(model: UNet, config: Config) -> dict[str, Any]:

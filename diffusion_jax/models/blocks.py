@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.models.attention import dot_product_attention
 from diffusion_jax.models.layers import (
+    ACTIVATIONS,
     Conv,
     Dense,
     Dropout,
@@ -29,7 +30,10 @@ from diffusion_jax.models.transformer import SpatialTransformer, TransformerOpti
 
 @dataclasses.dataclass(frozen=True)
 class BlockOptions:
-    """What all blocks of one network share; the fields are explained in :class:`diffusion_jax.models.unet.UNet`."""
+    """What all blocks of one network share; the fields are explained in :class:`diffusion_jax.models.unet.UNet`.
+
+    output_scale: residual blocks and attentions over pixels divide their sum by it.
+    """
 
     num_heads: int
     head_channels: int | None
@@ -42,6 +46,15 @@ class BlockOptions:
     initialization: Initialization
     dtype: DTypeLike
     remat: str = "none"
+    activation: str = "silu"
+    output_scale: float = 1.0
+
+    def activate(self, x: jax.Array) -> jax.Array:
+        return ACTIVATIONS[self.activation](x)
+
+    def joined(self, x: jax.Array, h: jax.Array) -> jax.Array:
+        """What a residual block or an attention gives: x + h, divided by output_scale."""
+        return computed_once(x + h if self.output_scale == 1 else (x + h) / self.output_scale)
 
     def norm(self, name: str) -> GroupNorm:
         return GroupNorm(self.norm_groups, self.norm_eps, self.dtype, name=name)
@@ -49,8 +62,8 @@ class BlockOptions:
     def conv(self, features: int, name: str, *, last: bool = False) -> Conv:
         return Conv(features, initialization=self.initialization, last=last, dtype=self.dtype, name=name)
 
-    def dense(self, features: int, name: str, *, last: bool = False) -> Dense:
-        return Dense(features, self.initialization, last, self.dtype, name=name)
+    def dense(self, features: int, name: str, *, last: bool = False, use_bias: bool = True) -> Dense:
+        return Dense(features, self.initialization, last, self.dtype, use_bias=use_bias, name=name)
 
     def resnet(self, features: int, name: str, resample: Literal["up", "down"] | None = None) -> nn.Module:
         block = rematerialized(ResnetBlock, self.remat, (3,))
@@ -73,7 +86,7 @@ class ResnetBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array | None, train: bool) -> jax.Array:
         o = self.options
-        h = nn.silu(o.norm("norm1")(x))
+        h = o.activate(o.norm("norm1")(x))
         if self.resample is not None:
             change = upsample_nearest if self.resample == "up" else average_pool
             x, h = change(x), change(h)
@@ -83,13 +96,13 @@ class ResnetBlock(nn.Module):
             h = o.norm("norm2")(h)
         else:
             width = 2 * self.features if o.scale_shift_norm else self.features
-            shift = o.dense(width, "time_emb_proj")(nn.silu(embedding))[:, None, None, :]
+            shift = o.dense(width, "time_emb_proj")(o.activate(embedding))[:, None, None, :]
             if o.scale_shift_norm:
                 scale, shift = jnp.split(shift, 2, axis=-1)
                 h = o.norm("norm2")(h) * (1 + scale) + shift
             else:
                 h = o.norm("norm2")(h + shift)
-        h = Dropout(o.dropout, deterministic=not train)(nn.silu(h))
+        h = Dropout(o.dropout, deterministic=not train)(o.activate(h))
         h = o.conv(self.features, "conv2", last=True)(h)
 
         if x.shape[-1] != self.features:
@@ -102,7 +115,7 @@ class ResnetBlock(nn.Module):
                 dtype=o.dtype,
                 name="conv_shortcut",
             )(x)
-        return computed_once(x + h)
+        return o.joined(x, h)
 
 
 class Attention(nn.Module):
@@ -120,7 +133,7 @@ class Attention(nn.Module):
         h = h.reshape(batch, height * width, channels)
         q, k, v = (o.dense(channels, name)(h) for name in ("to_q", "to_k", "to_v"))
         h = dot_product_attention(q, k, v, heads)
-        return computed_once(x + o.dense(channels, "to_out_0", last=True)(h.reshape(x.shape)))
+        return o.joined(x, o.dense(channels, "to_out_0", last=True)(h.reshape(x.shape)))
 
 
 def attend(
@@ -207,22 +220,26 @@ class DownBlock(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """Residual block, attention, residual block at the lowest resolution."""
+    """Residual block, attention, residual block at the lowest resolution; with num_blocks=1 the first alone."""
 
     features: int
     attention: bool
     attention_norm: bool
     options: BlockOptions
     transformer: TransformerOptions | None = None
+    num_blocks: int = 2
 
     @nn.compact
     def __call__(
         self, h: jax.Array, embedding: jax.Array | None, train: bool, context: jax.Array | None = None
     ) -> jax.Array:
         h = self.options.resnet(self.features, "resnets_0")(h, embedding, train)
-        if self.attention:
-            h = attend(h, context, train, self.options, self.transformer, "attentions_0", self.attention_norm)
-        return self.options.resnet(self.features, "resnets_1")(h, embedding, train)
+        for i in range(1, self.num_blocks):
+            if self.attention:
+                name = f"attentions_{i - 1}"
+                h = attend(h, context, train, self.options, self.transformer, name, self.attention_norm)
+            h = self.options.resnet(self.features, f"resnets_{i}")(h, embedding, train)
+        return h
 
 
 class UpBlock(nn.Module):

@@ -3,6 +3,7 @@
 Every function raises ValueError, one line, that names the field, what it got and what it could be.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 import jax.numpy as jnp
@@ -21,6 +22,12 @@ def check_counts(module: nn.Module, fields: Iterable[str], optional: Iterable[st
 def check_choice(field: str, value: object, choices: Sequence[object]) -> None:
     if value not in choices:
         raise ValueError(f"{field}={value!r}: it could be {' or '.join(map(repr, choices))}")
+
+
+def check_positive(field: str, value: object) -> None:
+    """A number above zero that is finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"{field}={value!r}: it must be a positive number")
 
 
 def check_dropout(dropout: float) -> None:

@@ -18,11 +18,13 @@ class ControlNet(ConditionalTrunk):
 
     Fields: those of :class:`diffusion_jax.models.conditional_unet.ConditionalTrunk`; hint_widths, channels of the
     small network that brings the image to the size of the latents, halved once for each but the first; bgr, whether
-    it was trained on images whose colours are in the order blue, green, red.
+    it was trained on images whose colours are in the order blue, green, red; global_pool, whether every residual is its
+    mean over the pixels (of networks for the content of an image, not its places).
     """
 
     hint_widths: tuple[int, ...] = (16, 32, 96, 256)
     bgr: bool = False
+    global_pool: bool = False
 
     @nn.compact
     def __call__(
@@ -37,14 +39,14 @@ class ControlNet(ConditionalTrunk):
         guess_mode: bool = False,
         train: bool = False,
     ) -> tuple[list[jax.Array], jax.Array]:
-        """Residuals for the way down, in its order, and for the middle, each float32 [B, h, w, C].
+        """Residuals for the way down, in its order, and for the middle, each float32 [B, h, w, C] or [B, 1, 1, C].
 
         Args:
           sample, timestep, encoder_hidden_states, class_labels, added_cond_kwargs, train: as for the U-Net.
           controlnet_cond: control image [B, H f, W f, 3] in [0, 1] for latents [B, H, W, C], f = 2^(hint_widths - 1).
           conditioning_scale: factor on all residuals.
           guess_mode: weaker corrections at high resolutions, 0.1 at the highest up to 1 in the middle, for sampling
-            without a prompt.
+            without a prompt; nothing with global_pool.
 
         Raises:
           ValueError: fields or shapes that cannot work together; labels, conditions missing or unexpected.
@@ -59,16 +61,26 @@ class ControlNet(ConditionalTrunk):
         hint = controlnet_cond[..., ::-1] if self.bgr else controlnet_cond
         hint = Hint(self.hint_widths, self.widths[0], o, name="controlnet_cond_embedding")(hint)
         h, skips = self.down(o.conv(self.widths[0], "conv_in")(sample) + hint, embedding, context, train)
+        if self.mid_block == "none":
+            raise ValueError("mid_block='none': a ControlNet's could be 'attention' or 'resnet'")
         h = self.middle(h, embedding, context, train)
 
         outputs = [
             _zero_convolution(skip, o, f"controlnet_down_blocks_{i}") for i, skip in enumerate(skips)
         ]  # fmt: skip
         outputs.append(_zero_convolution(h, o, "controlnet_mid_block"))
-        scales = jnp.logspace(-1, 0, len(outputs)) if guess_mode else jnp.ones(len(outputs))
+        weaker = guess_mode and not self.global_pool
+        scales = jnp.logspace(-1, 0, len(outputs)) if weaker else jnp.ones(len(outputs))
         wide = jnp.promote_types(o.dtype, jnp.float32)
         outputs = [x.astype(wide) * (scale * conditioning_scale) for x, scale in zip(outputs, scales, strict=True)]
+        if self.global_pool:
+            outputs = [x.mean((1, 2), keepdims=True) for x in outputs]
         return outputs[:-1], outputs[-1]
+
+    @nn.nowrap
+    def number_activation(self) -> str:
+        """As :meth:`ConditionalTrunk.number_activation`."""
+        return "silu"
 
 
 class Hint(nn.Module):

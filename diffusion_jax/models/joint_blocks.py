@@ -35,8 +35,8 @@ class JointOptions:
     def width(self) -> int:
         return self.num_heads * self.head_width
 
-    def dense(self, features: int, name: str, init: Initializer | None = None) -> Dense:
-        return Dense(features, "ddpm", False, self.dtype, init, name=name)
+    def dense(self, features: int, name: str, init: Initializer | None = None, use_bias: bool = True) -> Dense:
+        return Dense(features, "ddpm", False, self.dtype, init, use_bias, name=name)
 
     def norm(self, x: jax.Array) -> jax.Array:
         """Layer normalisation without parameters."""

@@ -10,6 +10,7 @@ The last layer of every residual branch, and of the network, starts (almost) at 
 the identity on its skip path: scale 1e-10 in the first scheme, exact zeros in the second.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
@@ -23,6 +24,13 @@ from jax.typing import DTypeLike
 
 Initialization = Literal["ddpm", "pytorch"]
 INITIALIZATIONS: tuple[str, ...] = get_args(Initialization)
+# Between the layers of convolutional networks, by the names of configs; the GELU is the exact one.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": nn.silu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "mish": jax.nn.mish,
+    "relu": nn.relu,
+}
 Padding = int | tuple[tuple[int, int], tuple[int, int]]
 Initializer = Callable[..., jax.Array]
 LAYOUT = ("NHWC", "HWIO", "NHWC")

@@ -34,6 +34,7 @@ class TransformerOptions:
       remat: what the backward pass keeps of each block, see :mod:`diffusion_jax.models.remat`.
       dtype: of the computation.
       scan_layers: the blocks are one loop over stacked parameters, see :mod:`diffusion_jax.models.scanned`.
+      text_only: the first attention of a block looks at the context, too, instead of the pixels.
     """
 
     depth: int
@@ -45,6 +46,7 @@ class TransformerOptions:
     remat: str
     dtype: DTypeLike
     scan_layers: bool = False
+    text_only: bool = False
 
     def dense(self, features: int, name: str, *, use_bias: bool = True, last: bool = False) -> Dense:
         return Dense(features, self.initialization, last, self.dtype, use_bias=use_bias, name=name)
@@ -94,7 +96,7 @@ class TransformerBlock(nn.Module):
     def __call__(self, h: jax.Array, context: jax.Array, train: bool) -> jax.Array:
         o = self.options
         tokens = o.norm("norm1")(h)
-        h = computed_once(h + Attention(o, name="attn1")(tokens, tokens, train))
+        h = computed_once(h + Attention(o, name="attn1")(tokens, context if o.text_only else tokens, train))
         h = computed_once(h + CrossAttention(o, name="attn2")(o.norm("norm2")(h), context, train))
         return computed_once(h + FeedForward(o, name="ff")(o.norm("norm3")(h), train))
 

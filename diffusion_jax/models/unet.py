@@ -11,15 +11,17 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jax.typing import DTypeLike
 
 from diffusion_jax.models import checks
 from diffusion_jax.models.blocks import BlockOptions, DownBlock, MidBlock, UpBlock
-from diffusion_jax.models.layers import INITIALIZATIONS, Dense, Initialization, timestep_embedding
+from diffusion_jax.models.layers import ACTIVATIONS, INITIALIZATIONS, Dense, Initialization, timestep_embedding
 from diffusion_jax.models.remat import check_remat
 from diffusion_jax.options import described
 
 RESAMPLES = ("conv", "resblock")
+TIME_EMBEDDINGS = ("positional", "fourier")
 
 
 @described(
@@ -92,7 +94,7 @@ class UNetEncoder(nn.Module):
             )
             h, outputs = block(h, embedding, train)
             skips.extend(outputs)
-        mid = MidBlock(features[-1], self.mid_attention, self.mid_attention_norm, options, name="mid_block")
+        mid = MidBlock(features[-1], self.mid_attention, self.mid_attention_norm, self.mid_options(), name="mid_block")
         return mid(h, embedding, train), skips
 
     @nn.nowrap
@@ -158,10 +160,22 @@ class UNetEncoder(nn.Module):
     @nn.nowrap
     def block_options(self) -> BlockOptions:
         """What the blocks need to know."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(BlockOptions)}
+        names = (field.name for field in dataclasses.fields(BlockOptions))
+        values = {name: getattr(self, name) for name in names if hasattr(self, name)}
         return BlockOptions(**{**values, "dtype": jnp.dtype(self.dtype)})
 
+    @nn.nowrap
+    def mid_options(self) -> BlockOptions:
+        """What the blocks of the middle need to know."""
+        return self.block_options()
 
+
+@described(
+    activation="of residual blocks: silu, gelu, mish or relu",
+    mid_scale="by which the residual blocks and the attention of the middle divide their sums; 1 in the papers",
+    time_embedding="positional, or fourier: a network of noise levels, told at random frequencies (Song et al. 2021)",
+    center_input="images are of [0, 1], and the network sees 2 x - 1",
+)
 class UNet(UNetEncoder):
     """Predicts an image-shaped quantity (noise, image, velocity) from a noisy image and its time.
 
@@ -176,6 +190,10 @@ class UNet(UNetEncoder):
     out_channels: int = 3
     num_classes: int | None = None
     null_class: bool = True
+    activation: str = "silu"
+    mid_scale: float = 1.0
+    time_embedding: str = "positional"
+    center_input: bool = False
 
     @nn.compact
     def __call__(
@@ -189,7 +207,8 @@ class UNet(UNetEncoder):
 
         Args:
           sample: noisy images [B, H, W, C].
-          timestep: scalar or [B], integer or float, on the scale the network was trained with (DDPM: 0..999).
+          timestep: scalar or [B], integer or float, on the scale the network was trained with (DDPM: 0..999; the noise
+            level, above zero, for time_embedding="fourier").
           class_labels: int32 [B], for a network with classes only; num_classes is the null class.
           train: applies dropout, from the PRNG stream "dropout".
 
@@ -203,6 +222,8 @@ class UNet(UNetEncoder):
         dtype = jnp.dtype(self.dtype)
         options = self.block_options()
 
+        if self.center_input:
+            sample = 2 * sample - 1
         embedding = self.embed_time(timestep, batch)
         if self.num_classes is not None:
             embed = nn.Embed(
@@ -229,28 +250,71 @@ class UNet(UNetEncoder):
             h = block(h, skips, embedding, train)
         h = nn.silu(options.norm("conv_norm_out")(h))
         h = options.conv(self.out_channels, "conv_out", last=True)(h)
-        return h.astype(jnp.promote_types(dtype, jnp.float32))
+        h = h.astype(jnp.promote_types(dtype, jnp.float32))
+        if self.time_embedding == "fourier":
+            h = h / jnp.broadcast_to(jnp.asarray(timestep, h.dtype) * self.time_scale, (batch,))[:, None, None, None]
+        return h
+
+    @nn.nowrap
+    def embed_time(self, timestep: jax.Array, batch: int) -> jax.Array:
+        """As :meth:`UNetEncoder.embed_time`."""
+        if self.time_embedding == "positional":
+            return super().embed_time(timestep, batch)
+        level = jnp.broadcast_to(jnp.asarray(timestep) * self.time_scale, (batch,))
+        features = LevelFeatures(self.channels, name="time_proj")(level)
+        return TimeEmbedding(4 * self.channels, self.block_options(), name="time_embedding")(features)
+
+    @nn.nowrap
+    def mid_options(self) -> BlockOptions:
+        """As :meth:`UNetEncoder.mid_options`."""
+        return dataclasses.replace(self.block_options(), output_scale=self.mid_scale)
 
     @nn.nowrap
     def validate(self, image_size: int, channels: int) -> None:
         """As :meth:`UNetEncoder.validate`."""
         checks.check_counts(self, ("out_channels",), optional=("num_classes",))
+        checks.check_choice("activation", self.activation, tuple(ACTIVATIONS))
+        checks.check_choice("time_embedding", self.time_embedding, TIME_EMBEDDINGS)
+        checks.check_positive("mid_scale", self.mid_scale)
         super().validate(image_size, channels)
+
+
+class LevelFeatures(nn.Module):
+    """Sines and cosines of 2 pi f log(level) at frequencies f drawn once from N(0, 16^2), [B] -> [B, 2 channels].
+
+    The frequencies are saved with the network, but no gradient reaches them.
+    """
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, level: jax.Array) -> jax.Array:
+        init = nn.initializers.normal(16.0)
+        frequencies = lax.stop_gradient(self.param("frequencies", init, (self.channels,), jnp.float32))
+        level = level.astype(jnp.promote_types(level.dtype, jnp.float32))
+        angles = jnp.log(level)[:, None] * (2 * jnp.pi * frequencies)
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class DenseOptions(Protocol):
     """Whatever settles how a network's dense layers are made."""
 
-    def dense(self, features: int, name: str) -> Dense: ...
+    def dense(self, features: int, name: str, *, use_bias: bool = True) -> Dense: ...
 
 
 class TimeEmbedding(nn.Module):
-    """Two dense layers with SiLU between them, [B, channels] -> [B, features]."""
+    """Two dense layers with an activation between them, [B, channels] -> [B, features].
+
+    A condition [B, D] is brought to the channels by a matrix of its own and added before them.
+    """
 
     features: int
     options: DenseOptions
+    activation: str = "silu"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.silu(self.options.dense(self.features, "linear_1")(x))
+    def __call__(self, x: jax.Array, condition: jax.Array | None = None) -> jax.Array:
+        if condition is not None:
+            x = x + self.options.dense(x.shape[-1], "cond_proj", use_bias=False)(condition)
+        x = ACTIVATIONS[self.activation](self.options.dense(self.features, "linear_1")(x))
         return self.options.dense(self.features, "linear_2")(x)

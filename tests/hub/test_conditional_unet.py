@@ -96,8 +96,8 @@ def test_recomputation_keeps_less(tmp_path):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("unet-sd15", {"only_cross_attention": True}, "only_cross_attention=True is not covered; it could be False"),
-        ("unet-sd15", {"time_cond_proj_dim": 256}, "time_cond_proj_dim=256 is not covered; it could be None"),
+        ("unet-sd15", {"time_embedding_dim": 64}, "time_embedding_dim=64 is not covered; it could be None"),
+        ("unet-sd15", {"time_cond_proj_dim": 256}, "1 missing: time_embedding.cond_proj.weight"),
         ("unet-sd15", {"num_attention_heads": 4}, "num_attention_heads=4"),
         ("unet-sd15", {"down_block_types": ["KDownBlock2D"] * 2}, "it could be DownBlock2D or CrossAttnDownBlock2D"),
         ("unet-sd15", {"up_block_types": ["UpBlock2D"] * 2}, "the mirror of down_block_types"),

@@ -178,10 +178,10 @@ def test_tensors_that_do_not_fit_are_all_named(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"act_fn": "gelu"}, "act_fn='gelu' is not covered; it could be 'silu' or 'swish'"),
+        ({"act_fn": "tanh"}, "act_fn='tanh' is not covered; it could be 'silu' or 'gelu'"),
         ({"down_block_types": ["SkipDownBlock2D"] * 4}, "'SkipDownBlock2D' is not covered; it could be DownBlock2D"),
         ({"up_block_types": ["UpBlock2D"] * 4}, "up_block_types=.* attention at the levels of down_block_types"),
-        ({"time_embedding_type": "fourier"}, "time_embedding_type='fourier'"),
+        ({"time_embedding_type": "learned"}, "time_embedding_type='learned'"),
         ({"block_out_channels": [32, 64]}, "2 blocks, as in block_out_channels"),
         ({"norm_num_groups": 24}, "norm_groups=24 does not divide"),
         ({"_class_name": "UNet3DModel"}, "describes UNet3DModel; covered are"),
