@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,19 @@ from ml_collections import config_dict
 
 from diffusion_jax.config import schema
 from diffusion_jax.config.check import ConfigError
+from diffusion_jax.readers import ReadError, read_object
 
 
 def read(workdir: Path) -> config_dict.ConfigDict:
     """The config of the run; fields that are newer than it have their defaults. Raises ConfigError, in one line."""
     path = workdir / "config.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
+        content = read_object(path)
+    except ReadError as error:
+        raise ConfigError(str(error)) from None
     config = schema.default()
     sections = [key for key, value in config.items() if isinstance(value, config_dict.ConfigDict)]
-    if not isinstance(content, dict) or any(not isinstance(content.get(key, {}), dict) for key in sections):
+    if any(not isinstance(content.get(key, {}), dict) for key in sections):
         raise ConfigError(f"{path}: is no config of a run")
     with config.unlocked(), config.ignore_type():
         config.update(with_tuples(content))

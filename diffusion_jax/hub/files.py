@@ -9,9 +9,20 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from diffusion_jax import readers
+from diffusion_jax.readers import one_line
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read or does not fit; one line that says why."""
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises CheckpointError, in one line."""
+    try:
+        return readers.read_object(path)
+    except readers.ReadError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -21,13 +32,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise CheckpointError(f"{directory}: no such folder; it must hold config.json and .safetensors weights")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; a model folder holds config.json and .safetensors weights")
-    try:
-        config = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: holds a {type(config).__name__}; it must hold a JSON object")
-    return config
+    return read_object(path)
 
 
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:
@@ -77,7 +82,7 @@ class TensorFile:
         return list(self._file.keys())
 
     def _unreadable(self, error: Exception) -> CheckpointError:
-        return CheckpointError(f"{self._path}: not a readable .safetensors file ({error})")
+        return CheckpointError(f"{self._path}: not a readable .safetensors file ({one_line(error)})")
 
 
 def read_tensors(directory: Path, stem: str, variant: str | None = None) -> dict[str, np.ndarray]:
@@ -122,9 +127,9 @@ def _weight_files(directory: Path, stem: str, variant: str | None) -> list[Path]
 
 def _shards(index: Path) -> list[Path]:
     try:
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index}: not an index with a weight_map ({error!r})") from None
+        shards = sorted(set(read_object(index)["weight_map"].values()))
+    except (KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{index}: not an index with a weight_map ({one_line(repr(error))})") from None
     missing = [shard for shard in shards if not (index.parent / shard).is_file()]
     if missing:
         raise CheckpointError(f"{index.parent}: {index.name} names {', '.join(missing)}, which are not there")

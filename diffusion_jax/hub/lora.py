@@ -158,8 +158,8 @@ def _metadata(file: Path) -> dict[str, dict[str, Any]]:
 def _object(text: str, where: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"{where}: not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where}: not JSON ({readers.reason(error)})") from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{where}: holds a {type(found).__name__}; it must hold a JSON object")
     return found

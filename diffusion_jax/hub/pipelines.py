@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.hub import sources
 from diffusion_jax.hub.checkpoint import load
-from diffusion_jax.hub.files import CheckpointError
+from diffusion_jax.hub.files import CheckpointError, read_object
 from diffusion_jax.hub.schedule import Schedule
 from diffusion_jax.hub.tokenizer import load_tokenizer
 from diffusion_jax.models.autoencoder import AutoencoderKL
@@ -97,7 +96,7 @@ def load_pipeline(
         if controlnets:
             raise CheckpointError(f"{folder}: {name} has no text encoder, which a ControlNet needs")
         network, params = part(folder / "unet")
-        config = json.loads((folder / "unet" / "config.json").read_text())
+        config = read_object(folder / "unet" / "config.json")
         size = config.get("sample_size")
         size = size[0] if isinstance(size, list) else size
         if not isinstance(size, int):
@@ -151,13 +150,7 @@ def _read_index(folder: Path) -> Mapping[str, Any]:
     path = folder / sources.PIPELINE
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; a pipeline's folder holds model_index.json")
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from None
-    if not isinstance(index, dict):
-        raise CheckpointError(f"{path}: holds a {type(index).__name__}; it must hold a JSON object")
-    return index
+    return read_object(path)
 
 
 def _has(index: Mapping[str, Any], part: str) -> bool:

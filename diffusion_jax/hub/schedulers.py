@@ -10,7 +10,6 @@ Published configs carry options of other schedulers than their own; these are ig
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,6 +30,7 @@ from diffusion_jax.diffusion.samplers.lms import lms_on
 from diffusion_jax.diffusion.samplers.pndm import ipndm_on
 from diffusion_jax.diffusion.samplers.unipc import unipc_on
 from diffusion_jax.hub import scheduler_points as points
+from diffusion_jax.hub.files import read_object
 from diffusion_jax.hub.lcm import lcm
 from diffusion_jax.hub.pndm import pndm
 from diffusion_jax.hub.scheduler_options import Options
@@ -74,13 +74,7 @@ def load_sampler(
 def read_config(path: Path) -> Mapping[str, Any]:
     """The content of a scheduler_config.json, or of the one in a folder. Raises ValueError where it cannot be read."""
     file = path / "scheduler_config.json" if path.is_dir() else path
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: no readable scheduler config: {error}") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{file}: a scheduler config is a JSON object, got {type(config).__name__}")
-    return config
+    return read_object(file)
 
 
 # --- The schedulers. --------------------------------------------------------------------------------------------

@@ -1,12 +1,11 @@
 """What can be opened: a model folder, a part of a pipeline's folder, a repository of the Hugging Face hub."""
 
 import importlib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-from diffusion_jax.hub.files import CheckpointError
+from diffusion_jax.hub.files import CheckpointError, read_object
 
 PIPELINE = "model_index.json"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -81,10 +80,10 @@ def is_run(folder: Path) -> bool:
     if not (folder / "checkpoints").is_dir() or not (folder / "config.json").is_file():
         return False
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+        config = read_object(folder / "config.json")
+    except CheckpointError:
         return False
-    return isinstance(config, dict) and {"model", "process", "training"} <= config.keys()
+    return {"model", "process", "training"} <= config.keys()
 
 
 def open_run(folder: Path) -> tuple[Any, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion_jax.hub.files import CheckpointError
+from diffusion_jax.hub.files import CheckpointError, read_object
 from diffusion_jax.pipelines import emphasis
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -202,12 +201,7 @@ def _settings(directory: Path) -> dict[str, Any]:
     for path in (directory / "special_tokens_map.json", directory / "tokenizer_config.json"):
         if not path.is_file():
             continue
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{path}: not JSON ({error})") from None
-        if isinstance(found, dict):
-            settings |= {key: value for key, value in found.items() if value is not None}
+        settings |= {key: value for key, value in read_object(path).items() if value is not None}
     return settings
 
 

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import config_dict
 
-from diffusion_jax import data, hub
+from diffusion_jax import data, hub, readers
 from diffusion_jax.config import ConfigError, build
 from diffusion_jax.config.check import check, flatten
 from diffusion_jax.config.quick import shrink
@@ -242,12 +242,9 @@ class Session:
         if not path.exists() or not (self.workdir / "checkpoints").exists():
             return
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError("it is no JSON object")
-            before = dict(flatten(config_dict.ConfigDict(content)))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} cannot be read ({error}); name another --workdir") from error
+            before = dict(flatten(config_dict.ConfigDict(readers.read_object(path))))
+        except ValueError as error:
+            raise ConfigError(f"{error}; name another --workdir") from error
         for field, value in flatten(self.config):
             if field in CHANGEABLE or field.startswith(CHANGEABLE_SECTIONS) or field not in before:
                 continue

@@ -6,7 +6,6 @@ guessed at. Pickles are read without running anything in them.
 """
 
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,9 +56,8 @@ def load(path: str | Path, features: str = "") -> Statistics | None:
 
 def _npz(path: Path) -> Statistics | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            # Members are read when asked for: arr_0 may have gigabytes.
-            names = set(file.files)
+        with readers.Npz(path) as file:  # members are read when asked for: arr_0 may have gigabytes
+            names = set(file.names)
             has_images = "arr_0" in names
             for mean, covariance in (("mu", "sigma"), ("ref_mu", "ref_sigma")):
                 if mean in names and covariance in names:
@@ -73,8 +71,10 @@ def _npz(path: Path) -> Statistics | None:
                     name, protocol = _implied(path, names)
                     origin = Gaussian(*moments(rows))
                     return Statistics(origin, None, len(rows), _made_by(protocol), name, rows)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise StatisticsError(f"{path}: is no .npz, or a damaged one ({error})") from None
+    except StatisticsError:
+        raise
+    except ValueError as error:
+        raise StatisticsError(f"{path}: is no .npz, or a damaged one ({readers.reason(error)})") from None
     if has_images:
         return None
     raise StatisticsError(f"{path}: holds {', '.join(sorted(names)) or 'nothing'}; expected mu and sigma, or arr_0")

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 
 import diffusion_jax
+from diffusion_jax import readers
 from diffusion_jax.metrics.distances import Float64, Gaussian, gaussian
 from diffusion_jax.metrics.features.extractor import Extractor
 from diffusion_jax.metrics.protocols import Protocol
@@ -113,19 +113,19 @@ def save(path: str | Path, statistics: Statistics) -> None:
 def load_own(path: str | Path) -> Statistics | None:
     """The content of a file that `save` wrote; None if it is another .npz. Raises StatisticsError if it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if "manifest" not in file.files:
+        with readers.Npz(path) as file:
+            if "manifest" not in file:
                 return None
             manifest = json.loads(str(file["manifest"]))
             if manifest.pop("format") != FORMAT:
                 raise StatisticsError(f"{path}: written by a newer version of diffusion_jax; update it")
-            spatial = gaussian(file["mu_s"], file["sigma_s"], "_s") if "mu_s" in file.files else None
+            spatial = gaussian(file["mu_s"], file["sigma_s"], "_s") if "mu_s" in file else None
             count = manifest.pop("num_images")
             return Statistics(gaussian(file["mu"], file["sigma"]), spatial, count, manifest, "diffusion_jax")
     except StatisticsError:
         raise
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise StatisticsError(f"{path}: is no statistics file, or a damaged one ({error})") from None
+    except (KeyError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise StatisticsError(f"{path}: is no statistics file, or a damaged one ({readers.reason(error)})") from None
 
 
 def with_divisor(moments: tuple[Float64, Float64, int], divisor: str) -> Gaussian:

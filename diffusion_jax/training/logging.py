@@ -19,6 +19,7 @@ import numpy as np
 import tqdm
 from clu import parameter_overview as clu_parameter_overview
 
+from diffusion_jax.readers.documents import row_of
 from diffusion_jax.training.events import EventFile
 
 # Seconds between lines where the console is a file or a pipe.
@@ -102,10 +103,15 @@ def _shortest(value: float) -> float:
 def _drop_lines_after(path: Path, step: int) -> None:
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    if kept != lines:
-        write_file(path, "".join(kept))
+    text = path.read_text(encoding="utf-8", errors="replace")
+    kept: dict[int, str] = {}
+    for line in text.split("\n")[:-1]:  # what follows the last line break was cut short
+        row = row_of(line)
+        if row is not None and row["step"] <= step:
+            kept[row["step"]] = json.dumps(row)  # one line a step: the newest
+    whole = "".join(f"{line}\n" for line in kept.values())
+    if whole != text:
+        write_file(path, whole)
 
 
 class Progress:

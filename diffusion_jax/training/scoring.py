@@ -7,7 +7,6 @@ one that was not. The training itself is not touched: with and without scores th
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_jax.readers import read_rows
 from diffusion_jax.training.checkpoints import Checkpoints
 from diffusion_jax.training.distributed import by_first
 from diffusion_jax.training.logging import say
@@ -124,8 +124,7 @@ def _history(path: Path | os.PathLike[str], name: str | None, step: int) -> list
     path = Path(path)
     if name is None or not path.exists():
         return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    values = {row["step"]: row[name] for row in rows if name in row and row["step"] <= step}
+    values = {row["step"]: row[name] for row in read_rows(path) if name in row and row["step"] <= step}
     return [(at, math.nan if value is None else value) for at, value in sorted(values.items())]
 
 

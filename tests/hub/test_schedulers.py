@@ -116,10 +116,10 @@ def test_trained_betas_take_the_place_of_a_schedule():
 
 
 def test_unreadable_files_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"missing\.json: no readable scheduler config"):
+    with pytest.raises(ValueError, match=r"missing\.json: cannot be read as JSON .no such file"):
         hub.load_sampler(tmp_path / "missing.json")
     (tmp_path / "scheduler_config.json").write_text("[1]")
-    with pytest.raises(ValueError, match="is a JSON object, got list"):
+    with pytest.raises(ValueError, match="holds a list; it must hold a JSON object"):
         hub.load_sampler(tmp_path)
 
 

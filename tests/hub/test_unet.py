@@ -218,7 +218,7 @@ def test_folders_that_are_no_checkpoints(tmp_path):
     with pytest.raises(hub.CheckpointError, match=r"config\.json: no such file"):
         hub.load(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(hub.CheckpointError, match=r"config\.json: not JSON"):
+    with pytest.raises(hub.CheckpointError, match=r"config\.json: cannot be read as JSON"):
         hub.load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(golden.config("improved-unet")))
     with pytest.raises(hub.CheckpointError, match=r"no model\.safetensors \(\.safetensors files there: none\)"):

@@ -24,6 +24,6 @@ def test_data_that_are_not_there_leave_the_config_of_a_run_alone(class_condition
 def test_a_run_whose_config_cannot_be_read_is_left_alone(content, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"cannot be read .*name another --workdir"):
+    with pytest.raises(ConfigError, match=r"config\.json: .*name another --workdir"):
         run.run(tiny.get_config(), tmp_path, ("train",), command="")
     assert (tmp_path / "config.json").read_text() == content

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from diffusion_jax import readers
 
 # What an encoded folder says of itself; written last, so that a folder without it is not complete.
 RECORD = "latents.json"
@@ -108,28 +109,19 @@ def _record(root: Path) -> dict[str, Any]:
     path = root / RECORD
     if not path.is_file():
         raise ValueError(f"path {str(root)!r} has no {RECORD}: it was not written by the command encode, or not wholly")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} cannot be read: it is no JSON object")
-    return record
+    return readers.read_object(path)
 
 
 def _open(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    except (OSError, ValueError, EOFError, SyntaxError, OverflowError, MemoryError) as error:
+        raise ValueError(f"{path} cannot be read: {readers.reason(error)}") from None
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if name in ("latents", "labels")}
-    except Exception as error:  # a damaged zip raises anything
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    with readers.Npz(path) as file:
+        arrays = {name: file[name] for name in file.names if name in ("latents", "labels")}
     if "latents" not in arrays:
         raise ValueError(f"{path} has no array 'latents'")
     return arrays
