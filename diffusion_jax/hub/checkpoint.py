@@ -85,7 +85,7 @@ def load(
 
     Raises:
       CheckpointError: a ValueError that names the file, what is wrong and what is covered; tensors that are
-        missing, left over or of the wrong shape are all listed.
+        missing, left over or of the wrong shape are counted, and the first of them named.
     """
     path, given = Path(source), dict(config or {})
     if path.suffix == single_file.SUFFIX and not path.is_dir():

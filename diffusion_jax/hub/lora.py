@@ -1,9 +1,10 @@
-"""LoRA files of diffusers, peft and kohya's scripts: low-rank changes of a pipeline's weights, merged or live."""
+"""LoRA files of diffusers, peft, kohya's scripts and LyCORIS: changes of a pipeline's weights, merged or live."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ from diffusion_jax import readers
 from diffusion_jax.hub import compvis
 from diffusion_jax.hub.checkpoint import FORMATS
 from diffusion_jax.hub.files import CheckpointError
+from diffusion_jax.hub.lora_factors import PARTS, Module, Stated, stranger
 from diffusion_jax.hub.tensors import Path as Place
-from diffusion_jax.hub.tensors import Tensor, flatten
+from diffusion_jax.hub.tensors import Tensor, few, flatten
 from diffusion_jax.models.conditional_unet import ConditionalUNet
 from diffusion_jax.pipelines import adapters
 from diffusion_jax.pipelines.latent import LatentDiffusion
@@ -42,30 +44,15 @@ KOHYA = {
     "lora_te3_": "text_encoder_3",
     "lora_te_": "text_encoder",
 }
-# ends of the names: down, up, and kohya's convolution in between; older spellings of diffusers too
-PARTS = re.compile(
-    r"^(?P<module>.*?)[._](?:lora_A|lora_linear_layer\.down|lora\.down|lora_down)(?:\.default)?\.weight$"
-    r"|^(?P<up>.*?)[._](?:lora_B|lora_linear_layer\.up|lora\.up|lora_up)(?:\.default)?\.weight$"
-    r"|^(?P<mid>.*?)[._]lora_mid\.weight$"
-    r"|^(?P<alpha>.*?)[._](?:lora_)?alpha$"
-)
 METADATA = "lora_adapter_metadata"
-
-
-@dataclasses.dataclass
-class Factors:
-    """One module's change: up @ down, in PyTorch's layout, times alpha / rank."""
-
-    down: np.ndarray | None = None
-    up: np.ndarray | None = None
-    mid: np.ndarray | None = None
-    alpha: float | None = None
 
 
 def add_lora(
     pipeline: LatentDiffusion, files: Sequence[tuple[str | Path, float]], *, merge: bool = True
 ) -> LatentDiffusion:
     """The pipeline with the weights W + sum_i weight_i alpha_i / rank_i B_i A_i (Hu et al. 2021, section 4.1).
+
+    DoRA, LoHa and LoKr change W in their own ways, see :mod:`diffusion_jax.pipelines.adapters`.
 
     Args:
       pipeline: of :func:`diffusion_jax.hub.load_pipeline`.
@@ -74,7 +61,8 @@ def add_lora(
         weights can be changed (`set_lora_weights`) without loading or compiling anything again.
 
     Raises:
-      CheckpointError: a file that cannot be read, keys that fit nothing (all of them), factors of the wrong shape.
+      CheckpointError: a file that cannot be read, keys that fit nothing, factors of the wrong shape or
+        that are not finite, kinds of changes that are not covered.
     """
     read = [_adapter(pipeline, Path(path)) for path, _ in files]
     weights = tuple(float(weight) for _, weight in files)
@@ -100,31 +88,34 @@ def set_lora_weights(pipeline: LatentDiffusion, weights: Sequence[float]) -> Lat
 
 
 def _adapter(pipeline: LatentDiffusion, path: Path) -> adapters.Adapter:
-    file, scaling = _locate(path)
+    file, settings = _locate(path)
     try:
         tensors = dict(readers.read_tensors(file))
     except ValueError as error:
         raise CheckpointError(str(error)) from None
-    modules, unknown = _group(tensors)
+    modules, unknown = _group(tensors, file)
     networks = _networks(pipeline)
-    adapter: dict[str, dict[str, tuple[Any, Any]]] = {}
-    for name, factors in modules.items():
+    adapter: dict[str, dict[str, adapters.Factors]] = {}
+    for name, module in modules.items():
         found = _find(name, networks)
-        if found is None or factors.down is None or factors.up is None:
+        if found is None or not module.complete:
             unknown += [key for key in tensors if key.startswith(name)]
             continue
         network, tensor, shape = found
-        kernels = adapter.setdefault(network, {})
-        kernels["/".join(tensor.paths[0])] = _in_layout(name, factors, shape, scaling(name), file)
+        try:
+            stated = _stated(name, settings)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        adapter.setdefault(network, {})["/".join(tensor.paths[0])] = module.factors(shape, stated)
     if unknown:
-        raise CheckpointError(f"{file}: {len(unknown)} keys fit no weight of this pipeline: {', '.join(unknown)}")
+        raise CheckpointError(f"{file}: {len(unknown)} keys fit no weight of this pipeline: {few(unknown)}")
     if not adapter:
         raise CheckpointError(f"{file}: holds no LoRA")
     return adapter
 
 
-def _locate(path: Path) -> tuple[Path, Any]:
-    """The file, and its rule: module name -> alpha where the tensors state none (None: the rank)."""
+def _locate(path: Path) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """The file, and peft's settings by network."""
     file = path
     if path.is_dir():
         found = [path / name for name in ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")]
@@ -133,10 +124,8 @@ def _locate(path: Path) -> tuple[Path, Any]:
         raise CheckpointError(f"{file}: no such LoRA file")
     config = path / "adapter_config.json"
     if path.is_dir() and config.is_file():
-        settings = {"": _object(config.read_text(encoding="utf-8"), str(config))}
-    else:
-        settings = _metadata(file)
-    return file, lambda name: _stated_alpha(name, settings)
+        return file, {"": _object(config.read_text(encoding="utf-8"), str(config))}
+    return file, _metadata(file)
 
 
 def _metadata(file: Path) -> dict[str, dict[str, Any]]:
@@ -165,36 +154,50 @@ def _object(text: str, where: str) -> dict[str, Any]:
     return found
 
 
-def _stated_alpha(name: str, settings: Mapping[str, Mapping[str, Any]]) -> tuple[float | None, bool]:
-    """(alpha of a module, whether it is divided by the root of the rank)."""
+def _stated(name: str, settings: Mapping[str, Mapping[str, Any]]) -> Stated:
+    """What the settings of peft say of a module."""
     for network, options in settings.items():
         if network and not name.startswith(f"{network}."):
             continue
         inside = name.removeprefix(f"{network}.").removeprefix("base_model.model.")
-        for pattern, value in (options.get("alpha_pattern") or {}).items():
-            if re.fullmatch(rf"(.*\.)?{pattern}", inside):
-                return float(value), bool(options.get("use_rslora"))
-        if options.get("lora_alpha") is not None:
-            return float(options["lora_alpha"]), bool(options.get("use_rslora"))
-    return None, False
+        alpha = _by_pattern(inside, options, "alpha_pattern", options.get("lora_alpha", options.get("alpha")))
+        rank = _by_pattern(inside, options, "rank_pattern", options.get("r"))
+        if alpha is not None:
+            return Stated(float(alpha), None if rank is None else int(rank), bool(options.get("use_rslora")))
+    return Stated()
 
 
-def _group(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, Factors], list[str]]:
-    """The factors of each module, and the keys that are no part of a LoRA."""
-    modules: dict[str, Factors] = {}
+def _by_pattern(name: str, options: Mapping[str, Any], field: str, default: Any) -> Any:
+    """The value of the first pattern that the end of a module's name, from a dot on, fits as a whole."""
+    patterns = options.get(field) or {}
+    if not isinstance(patterns, Mapping):
+        raise CheckpointError(f"{field}={patterns!r:.80}: it must hold numbers by the names of modules")
+    for pattern, value in [*patterns.items(), ("", default)]:
+        try:
+            fits = not pattern or re.fullmatch(rf"(?:.*\.)?(?:{pattern})", name)
+        except re.error as error:
+            raise CheckpointError(f"{field}: {pattern!r:.80} is no regular expression ({error})") from None
+        if fits:
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if value is not None and not number:
+                raise CheckpointError(f"{field}, {pattern!r:.80}: got {value!r:.80}; it must be a number")
+            return value
+    return None
+
+
+def _group(tensors: Mapping[str, np.ndarray], file: Path) -> tuple[dict[str, Module], list[str]]:
+    """The tensors of each module, and the keys that are no part of a change."""
+    modules: dict[str, Module] = {}
     unknown = []
     for key, value in tensors.items():
         match = PARTS.match(key)
         if match is None:
             unknown.append(key)
-        elif match["module"] is not None:
-            modules.setdefault(match["module"], Factors()).down = value.astype(np.float32)
-        elif match["up"] is not None:
-            modules.setdefault(match["up"], Factors()).up = value.astype(np.float32)
-        elif match["mid"] is not None:
-            modules.setdefault(match["mid"], Factors()).mid = value.astype(np.float32)
-        else:
-            modules.setdefault(match["alpha"], Factors()).alpha = float(np.asarray(value).reshape(-1)[0])
+            continue
+        assert match.lastgroup is not None
+        modules.setdefault(match[1], Module(match[1], file)).add(match.lastgroup, key, value)
+    if kind := next(filter(None, map(stranger, unknown)), None):
+        raise CheckpointError(f"{file}: holds {kind}, which is not covered; LoRA, DoRA, LoHa and LoKr are")
     return modules, unknown
 
 
@@ -248,27 +251,3 @@ def _find(name: str, networks: Mapping[str, Network]) -> tuple[str, Tensor, tupl
                 return network, *networks[network][wanted]
             return None
     return None
-
-
-def _in_layout(
-    name: str, factors: Factors, shape: tuple[int, ...], stated: tuple[float | None, bool], file: Path
-) -> tuple[np.ndarray, np.ndarray]:
-    """(down [..., in, r], up [r, out]) of a kernel's shape here, with alpha / rank in `up`."""
-    down, up, mid = factors.down, factors.up, factors.mid
-    assert down is not None and up is not None
-    rank = up.shape[1]
-    if mid is not None:  # down to the rank, a convolution there, and up
-        down = np.einsum("orhw,ri->oihw", mid, down.reshape(down.shape[0], -1))
-    if up.ndim == 4:
-        up = up[:, :, 0, 0]
-    if down.ndim == 2 and len(shape) == 4:
-        down = down[:, :, None, None]
-    if down.ndim == 4 and len(shape) == 2:
-        down = down[:, :, 0, 0]
-    down = down.transpose(2, 3, 1, 0) if down.ndim == 4 else down.T
-    got = (*down.shape[:-1], up.shape[0])
-    if got != shape or down.shape[-1] != rank:
-        raise CheckpointError(f"{file}: {name} changes a weight of shape {list(got)}; it is {list(shape)} here")
-    alpha, root = (factors.alpha, False) if factors.alpha is not None else stated
-    scale = 1.0 if alpha is None else alpha / (np.sqrt(rank) if root else rank)
-    return np.ascontiguousarray(down), np.ascontiguousarray(up.T) * np.float32(scale)

@@ -95,6 +95,16 @@ def leaf_name(path: Path) -> str:
     return "bias" if path[-1] == "bias" else "weight"
 
 
+def few(names: Sequence[str], room: int = 90) -> str:
+    """The first of many names, for a message that counts them: as many as so many characters hold, at least one."""
+    shown = [names[0][:room]]
+    for name in names[1:]:
+        if sum(map(len, shown)) + len(name) > room:
+            return f"{', '.join(shown)}, ..."
+        shown.append(name)
+    return ", ".join(shown)
+
+
 def flatten(params: Any) -> dict[Path, Any]:
     """{path: leaf} of a nested dictionary of arrays (or of shapes)."""
     leaves, _ = jax.tree.flatten_with_path(params)
@@ -123,7 +133,7 @@ def to_params(
       dtype: of the parameters.
 
     Raises:
-      CheckpointError: naming every missing, left-over and wrongly shaped tensor.
+      CheckpointError: counting the missing, left-over and wrongly shaped tensors, and naming the first of each.
     """
     wanted = {tensor.name: tensor for tensor in layout}
     missing = [name for name, tensor in wanted.items() if name not in tensors and not tensor.optional]
@@ -134,7 +144,7 @@ def to_params(
         if name in tensors and tensors[name].shape != tensor.shape
     ]
     problems = [
-        f"{len(names)} {what}: {', '.join(names)}"
+        f"{len(names)} {what}: {few(names)}"
         for what, names in (("missing", missing), ("left over", left_over), ("of the wrong shape", wrong))
         if names
     ]

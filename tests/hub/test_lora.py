@@ -1,4 +1,9 @@
-"""LoRA files in the three spellings that the world publishes, against the formula W + weight alpha / rank B A."""
+"""LoRA files in the spellings that the world publishes, against the formula W + weight alpha / rank B A; other kinds of
+changes against peft.
+
+The golden "lora-kinds" was made by peft 0.21.2 (merge_and_unload) on two modules of the pipeline's U-Net, with base
+weights and factors by the fill rule; it stores DoRA's magnitudes, and some rows of the merged weights.
+"""
 
 import dataclasses
 import json
@@ -13,6 +18,7 @@ from diffusion_jax.hub import compvis
 from diffusion_jax.hub.lora import add_lora, set_lora_weights
 from diffusion_jax.hub.tensors import flatten
 from diffusion_jax.pipelines import adapters
+from tests import golden
 from tests.hub import pipeline_folders
 
 # module of the U-Net (or "text_encoder"), shape of its kernel in PyTorch's layout, path here
@@ -206,7 +212,8 @@ def test_the_program_of_a_live_lora_draws_the_merged_ones_images(factors, tmp_pa
     down, up = np.ones((8, 1), np.float32), np.ones((1, 8), np.float32)
     path = "mid_block/attentions_0/transformer_blocks_0/attn2/to_v/kernel"
     text = "layers_0/self_attn/v_proj/kernel"
-    adapter = {"network": {path: (down, up)}, "text_encoder": {text: (down, up)}}
+    factors = adapters.LowRank(down, up)
+    adapter = {"network": {path: factors}, "text_encoder": {text: factors}}
     live = dataclasses.replace(small, adapters=(adapter,), adapter_weights=(0.3,))
     merged = dataclasses.replace(small, params=adapters.apply(small.params, [adapter], np.array([0.3], np.float32)))
     given = {"num_steps": 2, "guidance_scale": 1.0}
@@ -217,7 +224,7 @@ def test_the_program_of_a_live_lora_draws_the_merged_ones_images(factors, tmp_pa
     assert live._whole_program._cache_size() == 1
 
 
-def test_keys_that_fit_nothing_are_all_listed(pipe, factors, tmp_path):
+def test_keys_that_fit_nothing_are_counted_and_the_first_named(pipe, factors, tmp_path):
     stranger = np.zeros((RANK, 32), np.float32)
     wrong = {"unet.down_blocks.7.attn1.to_q.lora_A.weight": stranger,
              "unet.down_blocks.7.attn1.to_q.lora_B.weight": stranger.T.copy(),
@@ -225,7 +232,137 @@ def test_keys_that_fit_nothing_are_all_listed(pipe, factors, tmp_path):
     save_file(wrong, tmp_path / "wrong.safetensors")
     with pytest.raises(hub.CheckpointError, match="3 keys fit no weight") as caught:
         add_lora(pipe, [(tmp_path / "wrong.safetensors", 1.0)])
-    assert all(key in str(caught.value) for key in wrong)
+    assert "unet.down_blocks." in str(caught.value)
+    many = {f"unet.down_blocks.{i}.attn1.to_q.lora_A.weight": stranger for i in range(200)}
+    save_file(many, tmp_path / "many.safetensors")
+    with pytest.raises(
+        hub.CheckpointError, match=r"200 keys fit no weight of this pipeline: unet.*, \.\.\.$"
+    ) as caught:
+        add_lora(pipe, [(tmp_path / "many.safetensors", 1.0)])
+    assert len(str(caught.value)) < 300
+
+
+KINDS = ("lora", "dora", "loha", "loha-tucker", "lokr", "lokr-both", "lokr-tucker", "lokr-full")
+
+
+def kind_folder(kind, directory):
+    """peft's folder of the golden's adapter."""
+    recorded, prefix = golden.load("lora-kinds"), f"{kind}/"
+    stored = {key.removeprefix(prefix): value for key, value in recorded.items() if key.startswith(prefix)}
+    shapes = golden.config("lora-kinds", "tensors.json")[kind]
+    tensors = {
+        name: stored[name] if name in stored else golden.fill(name, tuple(shape)) for name, shape in shapes.items()
+    }
+    directory.mkdir(exist_ok=True)
+    save_file(tensors, directory / "adapter_model.safetensors")
+    (directory / "adapter_config.json").write_text(json.dumps(golden.config("lora-kinds")[kind]))
+    return directory, stored
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_changes_are_those_of_peft(kind, pipe, tmp_path):
+    folder, stored = kind_folder(kind, tmp_path / kind)
+    merged = flatten(add_lora(pipe, [(folder, 1.0)]).params["network"])
+    query, conv = (np.asarray(merged[place(name)[1]]) for name in (QUERY, CONV))
+    np.testing.assert_allclose(query.T[:8], stored["to_q"], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(conv.transpose(3, 2, 0, 1)[::8], stored["conv1"], rtol=0, atol=2e-6)
+    assert np.abs(query - np.asarray(flatten(pipe.params["network"])[place(QUERY)[1]])).max() > 1e-2
+
+
+def test_changes_of_every_kind_stay_live_and_add_up(pipe, tmp_path):
+    asked = [
+        (kind_folder(kind, tmp_path / kind)[0], weight) for kind, weight in (("dora", 0.5), ("loha", 2), ("lokr", -1))
+    ]
+    live = add_lora(pipe, asked, merge=False)
+    effective = jax.jit(adapters.apply)(live.params, live.adapters, np.array(live.adapter_weights, np.float32))
+    before = np.asarray(flatten(pipe.params["network"])[place(QUERY)[1]])
+    alone = [flatten(add_lora(pipe, [one]).params["network"])[place(QUERY)[1]] - before for one in asked]
+    np.testing.assert_allclose(flatten(effective["network"])[place(QUERY)[1]], before + sum(alone), rtol=0, atol=1e-5)
+    # DoRA at half its weight, by hand: the direction of W + BA / 2 times alpha / rank, at the stored length
+    tensors = {
+        key: golden.fill(key, tuple(shape))
+        for key, shape in golden.config("lora-kinds", "tensors.json")["dora"].items()
+    }
+    down, up = (tensors[f"base_model.model.{QUERY}.lora_{end}.weight"] for end in "AB")
+    magnitude = golden.load("lora-kinds")[f"dora/base_model.model.{QUERY}.lora_magnitude_vector"]
+    moved = before.T + 0.5 * 1.5 * up @ down
+    expected = moved / np.linalg.norm(moved, axis=1, keepdims=True) * magnitude[:, None]
+    np.testing.assert_allclose((before + alone[0]).T, expected, rtol=0, atol=2e-6)
+
+
+def test_lycoris_states_alpha_in_tensors(pipe, tmp_path):
+    """By its formulas: alpha / rank, but 1 where both factors of a Kronecker product are stored whole."""
+    key = f"lora_unet_{QUERY.replace('.', '_')}"
+    rng = np.random.default_rng(3)
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+    one, two = draw(4, 4), draw(8, 8)
+    alpha = np.array(3.0, np.float32)
+    save_file({f"{key}.lokr_w1": one, f"{key}.lokr_w2": two, f"{key}.alpha": alpha}, tmp_path / "whole.safetensors")
+    a, b = draw(8, 2), draw(2, 8)
+    save_file({f"{key}.lokr_w1": one, f"{key}.lokr_w2_a": a, f"{key}.lokr_w2_b": b, f"{key}.alpha": alpha},
+              tmp_path / "factored.safetensors")  # fmt: skip
+    before = np.asarray(flatten(pipe.params["network"])[place(QUERY)[1]])
+    for file, delta in (("whole", np.kron(one, two)), ("factored", 1.5 * np.kron(one, a @ b))):
+        after = flatten(add_lora(pipe, [(tmp_path / f"{file}.safetensors", 1.0)]).params["network"])[place(QUERY)[1]]
+        np.testing.assert_allclose(after, before + delta.T, rtol=0, atol=1e-5)
+
+
+BAD_DOWN = {
+    "1-D": (np.ones(32, np.float32), r"lora_A\.weight is \[32\]; it must have 2 or 4 axes"),
+    "scalar": (np.array(1, np.float32), r"lora_A\.weight is \[\]; it must have 2 or 4 axes"),
+    "empty": (np.ones((0, 32), np.float32), r"lora_A\.weight is \[0, 32\]"),
+    "NaN": (np.full((RANK, 32), np.nan, np.float32), r"to_q\.lora_A\.weight holds values that are not finite"),
+    "inf": (np.full((RANK, 32), -np.inf, np.float16), r"to_q\.lora_A\.weight holds values that are not finite"),
+    "rank": (np.ones((3, 32), np.float32), r"to_q has factors of \[3, 32\] and \[32, 2\], which"),
+    "order": (np.ones((RANK, 1, 1, 32), np.float32), "to_q changes a weight of shape"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DOWN)
+def test_factors_that_cannot_be_are_refused(case, pipe, factors, tmp_path):
+    down, message = BAD_DOWN[case]
+    file = diffusers_file({QUERY: (down, factors[QUERY][1])}, tmp_path / "bad.safetensors")
+    with pytest.raises(hub.CheckpointError, match=rf"bad\.safetensors: .*{message}") as caught:
+        add_lora(pipe, [(file, 1.0)])
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_a_lora_of_zeros_changes_nothing(pipe, factors, tmp_path):
+    zeros = {name: tuple(np.zeros_like(x) for x in pair) for name, pair in factors.items()}
+    merged = add_lora(pipe, [(diffusers_file(zeros, tmp_path / "zeros.safetensors"), 1.0)])
+    jax.tree.map(np.testing.assert_array_equal, merged.params, pipe.params)
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("oft_blocks", "OFT"),
+        ("lora_B.bias", "LoRA with biases"),
+        ("diff", "full differences of weights"),
+        ("glora_a1.weight", "GLoRA"),
+    ],
+)
+def test_kinds_that_are_not_covered_are_refused_by_name(key, kind, pipe, tmp_path):
+    tensors = {f"unet.{QUERY}.{i}.{key}": np.zeros((RANK, 32), np.float32) for i in range(200)}
+    save_file(tensors, tmp_path / "other.safetensors")
+    with pytest.raises(hub.CheckpointError, match=f"holds {kind}, which is not covered; LoRA, DoRA, LoHa and LoKr are"):
+        add_lora(pipe, [(tmp_path / "other.safetensors", 1.0)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"alpha_pattern": {"to_q(": 5.0}}, r"alpha_pattern: 'to_q\(' is no regular expression"),
+        ({"alpha_pattern": {"to_q": "5"}}, "alpha_pattern, 'to_q': got '5'; it must be a number"),
+        ({"alpha_pattern": [5]}, r"alpha_pattern=\[5\]: it must hold numbers"),
+        ({"lora_alpha": float("nan")}, "got nan; it must be a number"),
+    ],
+)
+def test_settings_of_peft_that_cannot_be_are_refused(settings, message, pipe, tmp_path):
+    folder, _ = kind_folder("lora", tmp_path / "lora")
+    (folder / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 3} | settings))
+    with pytest.raises(hub.CheckpointError, match=message):
+        add_lora(pipe, [(folder, 1.0)])
 
 
 def test_factors_of_another_size_are_refused(pipe, factors, tmp_path):
