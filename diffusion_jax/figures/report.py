@@ -39,8 +39,8 @@ class Report:
       machine: name -> text: devices, versions.
       prediction, sampler, num_steps, guidance_scale: what the explanations speak of; guidance only if it is not 1.
       classifier_scale: of the classifier that guided, if one did.
-      samples, animation, denoising, noising, sweep: the grid, the GIF, two strips and the sweep's chart, as files or in
-        memory.
+      samples, real, animation, denoising, noising, sweep: the grid, one of real images, the GIF, two strips and the
+        sweep's chart, as files or in memory.
     """
 
     title: str
@@ -60,6 +60,7 @@ class Report:
     guidance_scale: float | None = None
     classifier_scale: float | None = None
     samples: Picture | None = None
+    real: Picture | None = None
     animation: Picture | None = None
     denoising: Picture | None = None
     noising: Picture | None = None
@@ -97,16 +98,20 @@ def _headline(report: Report) -> Iterator[tuple[str, str, str]]:
         yield _SCORE_NAMES["read_as_requested"], f"{scores['read_as_requested']:.1%}", remark
     if report.num_parameters is not None:
         yield "Parameters", sections.short_count(report.num_parameters), f"{report.num_parameters:,} in the network"
-    if "train_seconds" in report.timing:
-        rate = report.timing.get("images_per_second")
-        yield "Training", sections.duration(report.timing["train_seconds"]), f"{rate:,.0f} images/s" if rate else ""
+    if seconds := report.timing.get("training_seconds"):
+        rate = report.timing.get("training_images_per_second")
+        yield "Training", sections.duration(seconds), f"{rate:,.0f} images/s" if rate else ""
 
 
 def _samples(report: Report) -> str:
     if report.samples is None:
         return ""
     caption = "New images, each made by the trained network from noise of its own."
-    return page.picture_figure(report.samples, "A grid of generated images", caption)
+    pictures = [page.picture_figure(report.samples, "A grid of generated images", caption)]
+    if report.real is not None:
+        caption = "Real images that the network has not seen, in the same order of classes, to compare with."
+        pictures.append(page.picture_figure(report.real, "A grid of real images", caption))
+    return f'<div class="beside">{"".join(pictures)}</div>' if len(pictures) > 1 else pictures[0]
 
 
 def _noising(report: Report) -> str:
@@ -178,7 +183,9 @@ def _scores(report: Report) -> str:
         parts.append(
             "<h3>Do images show the class that was asked for?</h3><p>A small classifier, trained on the training "
             "images alone, reads the generated images. Its share of right answers on real test images is the mark to "
-            "reach.</p>"
+            "reach. Generated images can be above it: people also write digits, or take photographs, that are hard to "
+            "tell, and a network that is guided, or that has learnt the middle of a class better than its edge, draws "
+            "fewer of those. So a share above the mark says that images are typical, not that they are better.</p>"
         )
         parts.append(page.bars(shares, "All classes", {name: f"{share:.1%}" for name, share in shares.items()}))
         by_class = scores["read_as_requested_per_class"]

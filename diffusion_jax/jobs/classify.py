@@ -6,7 +6,6 @@ Such a run draws no images, so samples.png and sampling.gif show readings, and e
 from __future__ import annotations
 
 import functools
-import json
 import sys
 import time
 from typing import Any
@@ -18,7 +17,8 @@ import numpy as np
 from diffusion_jax import data
 from diffusion_jax.diffusion.arrays import standard_normal
 from diffusion_jax.figures import animation, classifier_report, strips
-from diffusion_jax.jobs.report import machine, require_products
+from diffusion_jax.jobs import records
+from diffusion_jax.jobs.report import machine
 from diffusion_jax.jobs.session import Session, write_json
 from diffusion_jax.methods.classifier.noisy_classifier import NoisyClassifier
 from diffusion_jax.training import sharding
@@ -160,14 +160,12 @@ def evaluate(session: Session) -> None:
 def report(session: Session) -> None:
     """Writes report.html. Raises ConfigError, naming the file, where training, sampling or evaluation left nothing."""
     config, workdir = session.config, session.workdir
-    require_products(workdir)
+    records.require(workdir, "metrics.jsonl", "samples.png", "evaluation.json")
     step, params = session.parameters
     if jax.process_index() != 0:  # reading checkpoints takes all processes, the page one
         return
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    timing = workdir / "timing.json"
-    spent = json.loads(timing.read_text(encoding="utf-8")) if timing.is_file() else {}
-    scores = json.loads((workdir / "evaluation.json").read_text(encoding="utf-8"))
+    rows = records.rows(workdir)
+    spent, scores = records.read(workdir, "timing.json"), records.read(workdir, "evaluation.json")
     size, images = config.data.image_size, config.training.batch_size * step
     content = classifier_report.ClassifierReport(
         title=config.name,

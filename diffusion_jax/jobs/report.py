@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from pathlib import Path
@@ -14,9 +13,10 @@ import optax
 from ml_collections import ConfigDict
 
 import diffusion_jax
+from diffusion_jax import readers
 from diffusion_jax.config import ConfigError
 from diffusion_jax.figures import report as page
-from diffusion_jax.jobs import sweep_scores
+from diffusion_jax.jobs import records, sweep_scores
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.metrics import measure
 from diffusion_jax.training.logging import count_parameters
@@ -28,60 +28,79 @@ def report(session: Session) -> None:
     Raises ConfigError, naming the file, where training, sampling or evaluation left nothing to report.
     """
     config, workdir = session.config, session.workdir
-    require_products(workdir)
+    records.require(workdir, "metrics.jsonl", "samples.png", "evaluation.json")
     step, params = session.parameters
     if jax.process_index() != 0:  # reading checkpoints takes all processes, the page one
         return
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    scores = _read(workdir / "evaluation.json")
-    timing, sampling = _read(workdir / "timing.json"), _read(workdir / "sampling.json")
+    scores = records.read(workdir, "evaluation.json")
+    sampling = records.read(workdir, "sampling.json")
     seconds = scores.pop("seconds", {})
-
-    images = config.training.batch_size * step
+    # The pictures may have been drawn otherwise than the config says now.
+    drawn = {
+        "sampler": config.sampling.name,
+        "num_steps": session.method.sampler.num_steps,
+        "guidance_scale": config.sampling.guidance_scale if session.guided else None,
+        "classifier_scale": config.sampling.classifier_scale if config.sampling.classifier else None,
+    }
+    drawn |= {key: sampling[key] for key in drawn if key in sampling}
     kind = "a class-conditional" if session.num_classes is not None else "an unconditional"
     content = page.Report(
         title=config.name,
         summary=(
-            f"{kind.capitalize()} diffusion model of {config.data.name} images at {config.data.image_size}x"
-            f"{config.data.image_size} pixels, trained for {step:,} steps on {images:,} images and sampled with "
-            f"{config.sampling.name.upper()} in {session.method.sampler.num_steps} steps."
+            f"{kind.capitalize()} diffusion model of images of {config.data.image_size}x{config.data.image_size} "
+            f"pixels ({config.data.name}), trained for {step:,} steps on {_seen(session, step)}, and sampled with "
+            f"{str(drawn['sampler']).upper()} in {drawn['num_steps']} steps."
         ),
         command=session.command,
         settings=config.to_dict(),
         num_parameters=count_parameters(params),
-        parameter_overview=_text(workdir / "parameters.txt"),
-        metrics=rows,
+        parameter_overview=records.text(workdir, "parameters.txt"),
+        metrics=records.rows(workdir),
         scores=scores,
         training_scores=_training_scores(config, workdir),
-        timing={
-            "compile_training_seconds": timing.get("compile_seconds", 0.0),
-            "training_seconds": timing.get("train_seconds", 0.0),
-            "training_steps_per_second": timing.get("steps_per_second", 0.0),
-            "training_images_per_second": timing.get("images_per_second", 0.0),
-            "compile_sampler_seconds": sampling.get("compile_seconds", 0.0),
-            "sampling_images_per_second": sampling.get("images_per_second", 0.0),
-            **{f"evaluation_{name}_seconds": value for name, value in seconds.items()},
-        },
+        timing=_timing(workdir, sampling, seconds),
         machine=machine(),
         prediction=config.method.prediction,
-        sampler=config.sampling.name,
-        num_steps=session.method.sampler.num_steps,
-        guidance_scale=config.sampling.guidance_scale if session.guided else None,
-        classifier_scale=config.sampling.classifier_scale if config.sampling.classifier else None,
-        samples=workdir / "samples.png",
-        animation=workdir / "sampling.gif",
-        denoising=workdir / "denoising.png",
-        noising=workdir / "forward_noising.png",
-        sweep=workdir / sweep_scores.PICTURE if "sweep" in scores else None,
+        **drawn,
+        samples=records.picture(workdir, "samples.png"),
+        real=records.picture(workdir, "real.png"),
+        animation=records.picture(workdir, "sampling.gif"),
+        denoising=records.picture(workdir, "denoising.png"),
+        noising=records.picture(workdir, "forward_noising.png"),
+        sweep=records.picture(workdir, sweep_scores.PICTURE) if "sweep" in scores else None,
     )
-    page.write_report(workdir / "report.html", content)
+    try:
+        page.write_report(workdir / "report.html", content)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:  # the one file whose content is free
+        raise ConfigError(
+            f"{workdir / 'evaluation.json'} does not hold what --mode evaluate writes "
+            f"({readers.one_line(repr(error), 80)}); run it again"
+        ) from error
 
 
-def require_products(workdir: Path) -> None:
-    """Raises ConfigError, naming the file, where an earlier job left nothing to report."""
-    for name, mode in (("metrics.jsonl", "train"), ("samples.png", "sample"), ("evaluation.json", "evaluate")):
-        if not (workdir / name).is_file():
-            raise ConfigError(f"{workdir / name} is missing, which the report shows; run --mode {mode} first")
+def _seen(session: Session, step: int) -> str:
+    """How many images, and how often each: 1,438 different images, 267 times each."""
+    images, different = session.config.training.batch_size * step, len(session.train_source)
+    times = images / different
+    often = f"{times:,.0f} times" if times >= 10 else f"{times:.2g} times"
+    return f"{images:,} images: {different:,} different ones, each {often}" + (
+        " and mirrored half of the time" if session.config.data.flip else ""
+    )
+
+
+def _timing(workdir: Path, sampling: dict[str, Any], evaluation: Any) -> dict[str, float]:
+    training = records.read(workdir, "timing.json")
+    parts = [
+        ("compile_training_seconds", training, "compile_seconds", "timing.json"),
+        ("training_seconds", training, "train_seconds", "timing.json"),
+        ("training_steps_per_second", training, "steps_per_second", "timing.json"),
+        ("training_images_per_second", training, "images_per_second", "timing.json"),
+        ("compile_sampler_seconds", sampling, "compile_seconds", "sampling.json"),
+        ("sampling_images_per_second", sampling, "images_per_second", "sampling.json"),
+    ]
+    named = evaluation if isinstance(evaluation, dict) else {}
+    parts += [(f"evaluation_{name}_seconds", named, name, "evaluation.json") for name in named]
+    return {shown: records.number(record, name, workdir / file) for shown, record, name, file in parts}
 
 
 def machine() -> dict[str, str]:
@@ -99,13 +118,9 @@ def machine() -> dict[str, str]:
 
 def _training_scores(config: ConfigDict, workdir: Path) -> list[str]:
     """The names in metrics.jsonl of the scores that were taken in training, one a metric."""
-    protocol = _read(workdir / "scoring.json")
-    return [measure.Names(protocol["extractor"]).main(name) for name in config.evaluation.metrics] if protocol else []
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    protocol = records.read(workdir, "scoring.json")
+    if not protocol:
+        return []
+    if not isinstance(protocol.get("extractor"), str):
+        raise ConfigError(f"{workdir / 'scoring.json'} names no extractor; train again, or take the file away")
+    return [measure.Names(protocol["extractor"]).main(name) for name in config.evaluation.metrics]

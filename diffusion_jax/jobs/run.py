@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -10,7 +11,8 @@ from pathlib import Path
 import jax
 from ml_collections import config_dict
 
-from diffusion_jax.jobs import classify, evaluate, replay, report, sample, train
+from diffusion_jax.config import ConfigError
+from diffusion_jax.jobs import classify, evaluate, lock, replay, report, sample, train
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.methods.classifier.noisy_classifier import NoisyClassifier
 from diffusion_jax.training.distributed import leaving_if_one_is_lost, wait_for_all
@@ -36,6 +38,8 @@ PRODUCTS = {
     "replay": ("replay",),
 }
 
+# Those of them that are folders.
+FOLDERS = {"checkpoints", "replay"}
 READS_DATA = {"train", "sample", "evaluate"}
 
 
@@ -47,13 +51,19 @@ def run(config: config_dict.ConfigDict, workdir: Path, modes: tuple[str, ...], c
     begun = time.monotonic()
     if config.debug:
         _debug()
+    _check_workdir(workdir)
     session = Session(config, workdir, command)
     if READS_DATA & set(modes):  # data that are not there are said before config.json takes their name
         _ = session.train_source, session.test_source
-    if "train" in modes or (workdir / "checkpoints").exists():  # the other jobs need a run that was begun
-        session.write_config()
     jobs = CLASSIFIER_JOBS if isinstance(session.trained, NoisyClassifier) else JOBS
-    with restarting_on_warnings(), MaintenanceWatch():
+    with contextlib.ExitStack() as stack:
+        if "train" in modes or (workdir / "checkpoints").exists():  # the other jobs need a run that was begun
+            session.make_workdir()
+            stack.enter_context(lock.held(session.workdir))
+            _clear_parts(session.workdir)
+            session.write_config()
+        stack.enter_context(restarting_on_warnings())
+        stack.enter_context(MaintenanceWatch())
         for mode in modes:
             with leaving_if_one_is_lost():
                 interrupted = jobs[mode](session)
@@ -71,6 +81,29 @@ def run(config: config_dict.ConfigDict, workdir: Path, modes: tuple[str, ...], c
         return 1
     print(f"done in {time.monotonic() - begun:.0f} s: {session.workdir}", file=sys.stderr)
     return 0
+
+
+def _check_workdir(workdir: Path) -> None:
+    """Raises ConfigError where a run could not leave its files: found now, it would be missed after training."""
+    try:
+        str(workdir.absolute()).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"--workdir {os.fsencode(workdir)!r} is not UTF-8, which checkpoints need") from None
+    for name in {name for names in PRODUCTS.values() for name in names}:
+        path = workdir / name
+        if path.exists() and path.is_dir() != (name in FOLDERS):
+            kinds = ("a folder", "a file")
+            there, wanted = kinds if path.is_dir() else kinds[::-1]
+            raise ConfigError(f"{path} is {there}, where the run has {wanted}; move it, or name another --workdir")
+
+
+def _clear_parts(workdir: Path) -> None:
+    """Takes away what a killed command has left of files that it was writing."""
+    if jax.process_index() == 0:
+        for pattern in (".*.part", "*.tmp"):
+            for path in workdir.glob(pattern):
+                if path.is_file():
+                    path.unlink(missing_ok=True)
 
 
 def _debug() -> None:

@@ -17,6 +17,8 @@ from diffusion_jax.methods.latent_diffusion.model import LatentDiffusion
 
 STRIP_ROWS = 6
 STRIP_COLUMNS = 9
+# Held-out images that are looked through for some of every class.
+_MOST_REAL = 2000
 
 
 def sample(session: Session) -> None:
@@ -34,6 +36,7 @@ def sample(session: Session) -> None:
     trajectory /= np.maximum(1, trajectory.std(axis=(1, 2, 3, 4), keepdims=True))
     trajectory = np.stack([session.decode(states) for states in trajectory])
     noising = _forward_noising(session)
+    real = _real(session, len(images))
     if jax.process_index() != 0:  # all draw and decode, one paints
         return
     timesteps = session.method.sampler.timesteps[np.minimum(frames_kept(steps, stride), steps - 1)]
@@ -41,6 +44,8 @@ def sample(session: Session) -> None:
 
     columns = classes if classes and classes <= 10 else None
     grid.write_grid(session.workdir / "samples.png", images, labels, names, columns=columns)
+    if real is not None:
+        grid.write_grid(session.workdir / "real.png", *real, names, columns=columns)
     captions = [f"t = {t:.0f}" for t in timesteps[:-1]] + ["image"]
     animation.write_animation(session.workdir / "sampling.gif", trajectory, captions, labels, names, columns=columns)
 
@@ -59,12 +64,31 @@ def sample(session: Session) -> None:
         {
             "num_images": generator.num_images,
             "sampler": config.name,
+            "num_steps": session.method.sampler.num_steps,
+            "guidance_scale": config.guidance_scale if session.guided else None,
+            "classifier_scale": config.classifier_scale if config.classifier else None,
+            "checkpoint_step": session.parameters[0],
+            "seed": session.config.seed,
             "network_evaluations_per_image": steps * (2 if session.guided else 1),
             "compile_seconds": generator.compile_seconds,
             "seconds": generator.sample_seconds,
             "images_per_second": generator.num_images / max(generator.sample_seconds, 1e-9),
         },
     )
+
+
+def _real(session: Session, count: int) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """(images, labels) of so many held-out images, each class in turn as in the samples where samples have classes."""
+    images, labels = session.images(session.test_source, _MOST_REAL)
+    if session.requested_classes is None:
+        return images[:count], None
+    wanted = session.labels(np.arange(count))
+    assert wanted is not None
+    places = {label: iter(np.flatnonzero(labels == label)) for label in np.unique(wanted)}
+    chosen = [(place, label) for label in wanted if (place := next(places[label], None)) is not None]
+    if not chosen:
+        return None
+    return images[[place for place, _ in chosen]], np.array([label for _, label in chosen])
 
 
 def _forward_noising(session: Session) -> tuple[np.ndarray, list[str], list[str]]:

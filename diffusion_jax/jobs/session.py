@@ -28,6 +28,7 @@ from diffusion_jax.methods.latents import Decoder
 from diffusion_jax.metrics.classifier import Classifier, train_classifier
 from diffusion_jax.metrics.devices import on_every_device
 from diffusion_jax.training import checkpoints, ema_snapshots, scoring, sharding
+from diffusion_jax.training.logging import say
 
 # A run may be resumed with other values of these; anything else would make it another run.
 CHANGEABLE = (
@@ -130,6 +131,7 @@ class Session:
             options, source = self.config.evaluation, self.train_source
             assert source.num_classes is not None
             images, labels = train or self.images(source, options.max_reference_images)
+            say(f"training a small classifier on {len(images):,} images, for the scores")
             trained = train_classifier(
                 images, labels, source.num_classes, seed=self.config.seed, steps=options.classifier_steps
             )
@@ -227,12 +229,19 @@ class Session:
         classes = self.requested_classes
         return None if classes is None else (indices % classes).astype(np.int32)
 
+    def make_workdir(self) -> None:
+        """Makes the work directory, from process 0. Raises ConfigError where it cannot be."""
+        if jax.process_index() == 0:
+            try:
+                self.workdir.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"--workdir {self.workdir}: cannot be made: {error.strerror}") from error
+
     def write_config(self) -> None:
         """Leaves config.json, by which a later command is held to the same run."""
         if jax.process_index() != 0:
             return
         try:
-            self.workdir.mkdir(parents=True, exist_ok=True)
             write_json(self.workdir / "config.json", self.config.to_dict())
         except OSError as error:
             raise ConfigError(f"--workdir {self.workdir}: cannot be written: {error.strerror}") from error

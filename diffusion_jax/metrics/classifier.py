@@ -7,11 +7,13 @@ its seed belong beside every value computed with it.
 import dataclasses
 import functools
 import math
+import sys
 from typing import Any
 
 import jax
 import numpy as np
 import optax
+import tqdm
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +29,8 @@ LARGEST_SIDE = 32
 _SMALLEST_SIDE = 4
 # Up to this side the first convolution keeps the size; it would take most of the time of a larger image.
 _SMALL_SIDE = 16
+# How much training few images get, whatever their size.
+_MOST_EPOCHS, _LEAST_STEPS = 100, 60
 _EVALUATION_BATCH = 512
 
 
@@ -131,7 +135,8 @@ def train_classifier(
       labels: integers [N] from 0 to num_classes - 1.
       num_classes: of the data set, whether or not all of them occur.
       seed: of the parameters, the batches, the shifts and the dropout.
-      steps, batch_size: 400 of 64 images for sides up to 16 pixels, 1200 of 128 beyond, unless given.
+      steps, batch_size: 400 of 64 images for sides up to 16 pixels, 1200 of 128 beyond, unless given; of few images
+        so many steps that each is seen 100 times.
       learning_rate: the largest one.
       label_smoothing: probability spread over all classes in the target, which keeps the features of images
         seen in training comparable with those of new ones.
@@ -142,8 +147,10 @@ def train_classifier(
     images = checked_images(images, "images")
     labels = _checked_labels(labels, len(images), num_classes)
     small = max(images.shape[1:3]) <= _SMALL_SIDE
-    steps = (400 if small else 1200) if steps is None else steps
-    batch_size = (64 if small else 128) if batch_size is None else batch_size
+    batch_size = min(64 if small else 128, len(images)) if batch_size is None else batch_size
+    if steps is None:
+        enough = max(_LEAST_STEPS, -(-_MOST_EPOCHS * len(images) // max(batch_size, 1)))
+        steps = min(400 if small else 1200, enough)
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps and batch_size must be at least 1, got {steps} and {batch_size}")
 
@@ -167,7 +174,8 @@ def train_classifier(
         updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    for step in range(steps):
+    title = "classifier of the scores"
+    for step in tqdm.tqdm(range(steps), title, unit="step", file=sys.stderr, disable=not sys.stderr.isatty()):
         chosen = generator.integers(len(inputs), size=batch_size)
         batch = _shifted(inputs[chosen], generator.integers(0, 2 * shift + 1, size=(batch_size, 2)), shift)
         params, opt_state = update(params, opt_state, batch, labels[chosen], jax.random.fold_in(key, step))

@@ -58,6 +58,7 @@ class Checkpoints:
             raise CheckpointError(f"{self.directory}: cannot be created: {error.strerror}") from error
         if not os.access(self.directory, os.W_OK):
             raise CheckpointError(f"{self.directory}: is read-only, so checkpoints cannot be written to it")
+        _refuse_files(self.directory)
         self._manager = _manager(self.directory, max_to_keep=max_to_keep, cleanup_tmp_directories=True)
 
     def save(self, step: int, state: Any, batches: Any, record: dict[str, Any]) -> None:
@@ -72,7 +73,7 @@ class Checkpoints:
         Raises:
           CheckpointError: this checkpoint, or the last one, which was still being written, could not be.
         """
-        run = {"batches": batches, "record": record, "arrays": _describe(state, _checksums(state))}
+        run = {"step": step, "batches": batches, "record": record, "arrays": _describe(state, _checksums(state))}
         with self._writing():
             self._manager.save(
                 step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave(run)), force=True
@@ -169,11 +170,19 @@ def restore_at(directory: str | os.PathLike[str], step: int, name: str, target: 
 def _reader(directory: str | os.PathLike[str]) -> Iterator[tuple[ocp.CheckpointManager, Path]]:
     directory = Path(directory).absolute()
     if directory.is_dir():
+        _refuse_files(directory)
         with _manager(directory, read_only=True, create=False, save_interval_steps=0) as manager:
             if manager.all_steps():
                 yield manager, directory
                 return
     raise CheckpointError(f"{directory}: there is no checkpoint; train first, or name the folder of a run")
+
+
+def _refuse_files(directory: Path) -> None:
+    """Raises CheckpointError for a file that has the name of a checkpoint's folder."""
+    for child in directory.iterdir():
+        if child.name.isdecimal() and not child.is_dir():
+            raise CheckpointError(f"{child} is a file, where checkpoints are folders; take it away")
 
 
 def _reading(directory: Path, step: int, read: Callable[[], T]) -> T:
@@ -212,6 +221,11 @@ def _restore_newest(
 
 def _restore_step(manager: ocp.CheckpointManager, directory: Path, step: int, prefix: str, target: Any) -> Restored:
     run = _read_run(manager, step)
+    if (inside := run.get("step", step)) != step:
+        raise CheckpointError(
+            f"checkpoint {directory / str(step)} is that of step {inside}, renamed or copied; name it {inside}, "
+            "or take it away"
+        )
     stored = {name: entry for name, entry in run["arrays"].items() if name.startswith(prefix)}
     _check_same_model(directory / str(step), stored, _describe(target))
     arguments = ocp.args.PyTreeRestore(

@@ -19,6 +19,7 @@ def run(tmp_path):
     config.model.update({"name": "unet", "channels": 8, "channel_mults": (1, 2), "num_res_blocks": 1, "norm_groups": 4})
     config.model.update({"attention_resolutions": (4,), "width": None, "depth": None})
     session = Session(config, tmp_path / "run")
+    session.make_workdir()
     session.write_config()
     batch = {"image": np.zeros((1, *session.method.image_shape), np.float32)}
     shapes = jax.eval_shape(session.method.init, jax.random.key(0), batch)

@@ -1,0 +1,82 @@
+"""What the jobs of a run leave for the report, read back: a damaged file is one line that says how to make it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from diffusion_jax import readers
+from diffusion_jax.config import ConfigError
+
+# name -> the mode that writes it.
+MADE_BY = {
+    "metrics.jsonl": "train",
+    "timing.json": "train",
+    "scoring.json": "train",
+    "parameters.txt": "train",
+    "samples.png": "sample",
+    "real.png": "sample",
+    "sampling.gif": "sample",
+    "denoising.png": "sample",
+    "forward_noising.png": "sample",
+    "sampling.json": "sample",
+    "evaluation.json": "evaluate",
+    "sweep.png": "evaluate",
+}
+
+
+def require(workdir: Path, *names: str) -> None:
+    """Raises ConfigError, naming the file and the mode that writes it, for the first that is not there."""
+    for name in names:
+        if not (workdir / name).is_file():
+            raise ConfigError(f"{workdir / name} is missing, which the report shows; run --mode {MADE_BY[name]} first")
+
+
+def read(workdir: Path, name: str) -> dict[str, Any]:
+    """The object in a JSON file of the run; empty where there is none. Raises ConfigError where it cannot be read."""
+    path = workdir / name
+    if not path.exists():
+        return {}
+    try:
+        return readers.read_object(path)
+    except readers.ReadError as error:
+        raise ConfigError(f"{error}; run --mode {MADE_BY[name]} again") from None
+
+
+def rows(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, the newest of each step, in their order."""
+    found = readers.read_rows(workdir / "metrics.jsonl")
+    return [row for _, row in sorted({row["step"]: row for row in found}.items())]
+
+
+def number(record: Mapping[str, Any], name: str, where: Path) -> float:
+    """A number of a record; 0 where it has none. Raises ConfigError for anything else."""
+    value = record.get(name, 0.0)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigError(f"{where}: {name} is {readers.one_line(repr(value), 60)}; it must be a number")
+    return float(value)
+
+
+def picture(workdir: Path, name: str) -> Path | None:
+    """A picture of the run; None where there is none. Raises ConfigError where it cannot be shown."""
+    path = workdir / name
+    if not path.exists():
+        return None
+    try:
+        with Image.open(path, formats=("PNG", "GIF")) as opened:
+            opened.seek(getattr(opened, "n_frames", 1) - 1)
+            opened.load()
+    except Exception as error:  # a damaged picture raises anything
+        raise ConfigError(
+            f"{path}: is no picture, or a damaged one ({readers.reason(error)}); run --mode {MADE_BY[name]} again"
+        ) from None
+    return path
+
+
+def text(workdir: Path, name: str) -> str:
+    """A text file of the run; empty where there is none."""
+    path = workdir / name
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
