@@ -44,10 +44,8 @@ NETWORKS = {
 def prepare(fields: dict) -> tuple:
     """(the compiled step, its state, its batch, number of parameters, multiply-adds an image)."""
     config = digits.get_config()
-    for name in ("width", "depth"):
-        config.model[name] = None
     config.model.update(fields)
-    method = build.method(config, 10)
+    method = build.model(config, build.of_classes(10))
     optimizer, _, decay = build.optimization(config)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     random = np.random.default_rng(0)

@@ -75,7 +75,7 @@ def dit_xl(depth: int, layers: Layers) -> tuple[Any, dict[str, tuple[Sequence[in
     config.model.update({"remat": layers.remat, "scan_layers": layers.scan_layers})
     config.method.update({"bound": "hybrid", "class_conditional": True})
     config.training.compute_dtype = layers.dtype
-    return build.method(config, 1000), {"image": ((32, 32, 4), "float32"), "label": ((), "int32")}
+    return build.model(config, build.of_classes(1000)), {"image": ((32, 32, 4), "float32"), "label": ((), "int32")}
 
 
 class SDXL:

@@ -18,11 +18,6 @@ def get_config():
     config.name = "digits_classifier"
 
     config.method.name = "classifier"
-    config.method.class_conditional = False
-    config.sampling.guidance_scale = 1.0
-    # What the default job's network has and this one has not.
-    config.model.width = None
-    config.model.depth = None
 
     config.model.name = "unet_classifier"
     config.model.channels = 32

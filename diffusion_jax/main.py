@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import difflib
 import os
-import re
 import shlex
 import sys
 import traceback
@@ -20,8 +19,7 @@ from diffusion_jax import platform
 
 platform.prepare()  # before anything imports JAX
 
-from absl import flags, logging  # noqa: E402
-from ml_collections import config_flags  # noqa: E402
+from absl import logging  # noqa: E402
 
 USAGE = """\
 Trains, samples, evaluates and reports an image diffusion model.
@@ -29,7 +27,8 @@ Trains, samples, evaluates and reports an image diffusion model.
   ./launch/local.sh --config FILE [--workdir DIR] [--mode MODE] [--config.field=value ...]
 
 Without --mode it trains (resuming what is in DIR), draws samples, scores them and writes DIR/report.html.
-Any field of the config can be set from here, for example --config.training.num_steps=500.
+Any field of the config can be set from here, for example --config.training.num_steps=500; --help --config FILE lists
+those of a config.
 
   ./launch/local.sh --mode sample --from DIR --prompt "..." [--steps N] [--seed S] [--out DIR] ...
 
@@ -44,15 +43,6 @@ MODES = {
 }
 # What runs without --mode.
 WHOLE_RUN = ("train", "sample", "evaluate", "report")
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment: a file with get_config()", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "where everything is written; runs/<config.name> if not given")
-_MODE = flags.DEFINE_string("mode", None, "one job alone: " + "; ".join(f"{k}: {v}" for k, v in MODES.items()))
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "several processes: HOST:PORT of process 0, or auto on TPU pods, SLURM and Open MPI"
-)
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "several processes: how many there are", lower_bound=1)
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "several processes: which this is, from 0", lower_bound=0)
 
 # Bad input; the same code as argparse and the shell use.
 BAD_INPUT = 2
@@ -69,24 +59,29 @@ def main(argv: list[str]) -> int:
     """
     if any(argument.split("=")[0] == "--from" for argument in argv):
         return _sample_from(argv)
-    if "--help" in argv or "-h" in argv:
-        _print_help()
-        return 0
     logging.set_verbosity(logging.ERROR)
     try:
-        _parse(argv)
+        asked = _asked(argv)
+        if asked.help:
+            _print_help(asked)
+            return 0
         from diffusion_jax.training import distributed
 
-        distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        if asked.config is None:
+            raise UsageError("--config FILE is missing, for example --config configs/digits.py")
+        from diffusion_jax import config as experiment
+
+        config = experiment.load(asked.config)
+        experiment.override(config, asked.fields)
+        distributed.initialize(asked.coordinator, asked.num_processes, asked.process_id)
     except ValueError as error:
         return _refuse(error)
     try:
-        from diffusion_jax import config
         from diffusion_jax.jobs import run
 
-        workdir = Path(_WORKDIR.value or Path("runs") / config.run_name(_CONFIG.value))
-        modes = WHOLE_RUN if _MODE.value is None else (_MODE.value,)
-        return run.run(_CONFIG.value, workdir, modes, command=_repeatable(argv))
+        workdir = Path(asked.workdir or Path("runs") / experiment.run_name(config))
+        modes = WHOLE_RUN if asked.mode is None else (asked.mode,)
+        return run.run(config, workdir, modes, command=_repeatable(argv))
     except ValueError as error:
         code = _refuse(error)
     except Exception:
@@ -96,36 +91,8 @@ def main(argv: list[str]) -> int:
     return code
 
 
-# Options that other tools have under these names.
-_FOREIGN = {
-    "num_inference_steps": "--steps",
-    "guidance_scale": "--guidance",
-    "cfg_scale": "--guidance",
-    "num_images_per_prompt": "--num",
-    "n_samples": "--num",
-    "height": "--size HEIGHTxWIDTH",
-    "width": "--size HEIGHTxWIDTH",
-    "scheduler": "--sampler",
-    "model": "--from",
-    "ckpt": "--from",
-    "output": "--out",
-    "outdir": "--out",
-    "init_image": "--image",
-    "mask_image": "--mask",
-    "controlnet": "--control",
-    "textual_inversion": "--embedding",
-    "precision": "--dtype",
-}
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> typing.NoReturn:
-        known = [option.lstrip("-") for action in self._actions for option in action.option_strings]
-        if message.startswith("unrecognized arguments"):
-            asked = message.partition(": ")[2].split()[0].lstrip("-").partition("=")[0]
-            near = difflib.get_close_matches(asked, known, n=1)
-            ours = _FOREIGN.get(asked.replace("-", "_")) or (f"--{near[0]}" if near else None)
-            message = f"--{asked} is not an option" + (f"; here it is {ours}" if ours else "")
         raise UsageError(f"{message}; see --mode sample --from DIR --help")
 
 
@@ -158,9 +125,6 @@ def _sample_from(argv: list[str]) -> int:
         return 0
     except ValueError as error:
         return _refuse(error)
-    except FloatingPointError as error:  # not the user's fault, and no image
-        print(f"diffusion_jax: {error}", file=sys.stderr)
-        return 1
     return 0
 
 
@@ -173,29 +137,75 @@ def _refuse(error: ValueError) -> int:
     return BAD_INPUT
 
 
-def _parse(argv: list[str]) -> None:
-    """Reads flags and config; raises UsageError with one line for whatever is wrong with them."""
-    path = next(
-        (
-            b if a == "--config" else a.split("=", 1)[1]
-            for a, b in zip(argv, [*argv[1:], ""], strict=True)
-            if a == "--config" or a.startswith("--config=")
-        ),
-        None,
+class _Options(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise UsageError(f"{message}; see --help")
+
+
+def _options() -> _Options:
+    parser = _Options(prog="./launch/local.sh", allow_abbrev=False, add_help=False)
+    parser.add_argument("--help", "-h", action="store_true", help="this; with --config FILE the fields of that config")
+    parser.add_argument("--config", metavar="FILE", help="the experiment: a file with get_config(), or FILE:ARGUMENT")
+    parser.add_argument("--workdir", metavar="DIR", help="where everything is written; runs/<config.name> if not given")
+    parser.add_argument("--mode", help="one job alone; without it train, sample, evaluate and report")
+    parser.add_argument(
+        "--coordinator", help="several processes: HOST:PORT of process 0, or auto on TPU pods, SLURM and Open MPI"
     )
-    if not path:
-        raise UsageError("--config FILE is missing, for example --config configs/digits.py")
-    if not Path(path.partition(":")[0]).is_file():  # behind a colon is the argument of get_config
-        near = sorted(str(found) for found in Path(path).parent.glob("*.py")) if Path(path).parent.is_dir() else []
-        raise UsageError(f"--config {path}: there is no such file" + (f"; there are {', '.join(near)}" if near else ""))
-    try:
-        rest = flags.FLAGS(argv)
-    except Exception as error:  # a config file is a program, and may raise anything
-        raise UsageError(_explain(error, argv)) from error
-    if len(rest) > 1:
-        raise UsageError(f"unexpected argument {rest[1]!r}; options begin with --, see --help")
-    if _MODE.value is not None and _MODE.value not in MODES:
-        raise UsageError(f"--mode {_MODE.value!r} does not exist; it can be {', '.join(MODES)}")
+    parser.add_argument("--num_processes", type=int, help="several processes: how many there are")
+    parser.add_argument("--process_id", type=int, help="several processes: which this is, from 0")
+    return parser
+
+
+def _asked(argv: list[str]) -> argparse.Namespace:
+    """The options, and as `fields` the arguments that set fields of the config. Raises UsageError, in one line."""
+    parser = _options()
+    fields, others = _split(argv[1:])
+    asked, rest = parser.parse_known_args(others)
+    asked.fields = fields
+    for argument in rest:
+        if not argument.startswith("-"):
+            raise UsageError(f"unexpected argument {argument!r}; options begin with --, see --help")
+        raise UsageError(_unknown(argument.partition("=")[0], parser))
+    if asked.mode is not None and asked.mode not in MODES:
+        raise UsageError(f"--mode {asked.mode!r} does not exist; it can be {', '.join(MODES)}")
+    for name, least in (("num_processes", 1), ("process_id", 0)):
+        value = getattr(asked, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name} is {value}; it must be {least} or more")
+    return asked
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """(the arguments that set fields of the config, as --config.field=value, and the others)."""
+    fields: list[str] = []
+    others: list[str] = []
+    waits = False
+    for argument in arguments:
+        if waits and not argument.startswith("--"):
+            fields[-1] += f"={argument}"
+            waits = False
+        elif argument.startswith("--config."):
+            fields.append(argument)
+            waits = "=" not in argument
+        else:
+            others.append(argument)
+            waits = False
+    return fields, others
+
+
+def _unknown(option: str, parser: argparse.ArgumentParser) -> str:
+    """One line that says which option was near, or which field of the config."""
+    from diffusion_jax import config
+
+    fields = [f"--config.{path}" for path, _ in config.flatten(config.default())]
+    known = [string for action in parser._actions for string in action.option_strings if string.startswith("--")]
+    by_last_part = [field for field in fields if field.rpartition(".")[2] == option.lstrip("-")]
+    near = [
+        *difflib.get_close_matches(option, known, n=1),
+        *sorted(by_last_part, key=lambda field: field.count(".")),
+        *difflib.get_close_matches(option, fields, n=1),
+    ]
+    return f"{option} is not an option" + (f"; did you mean {near[0]}?" if near else "; see --help")
 
 
 def _repeatable(argv: list[str]) -> str:
@@ -209,53 +219,22 @@ def _repeatable(argv: list[str]) -> str:
     return f"./launch/local.sh {shlex.join(kept)}"
 
 
-def _explain(error: Exception, argv: list[str]) -> str:
-    """One line that says which setting was refused and why."""
-    from diffusion_jax import config
+def _print_help(asked: argparse.Namespace) -> None:
+    from diffusion_jax import config as experiment
+    from diffusion_jax.config import describe
 
-    if "Traceback (most recent call last)" in str(error):
-        return _explain_file(str(error))
-    message = " ".join(str(error).strip("'\"").split())
-    # config_flags reports a bad override without naming it: try them one by one against the defaults.
-    for argument in argv[1:]:
-        if argument.startswith("--config."):
-            path, _, value = argument.removeprefix("--config.").partition("=")
-            refused = config.refuse_override(path, value)
-            if refused:
-                return refused
-    # ml_collections lists the whole config after what is wrong, and then what is near.
-    message, listed, rest = message.partition(" Other fields present: ")
-    if listed and "Did you mean" in rest:
-        message += f" Did you mean{rest.rpartition('Did you mean')[2]}"
-    place = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "get_config"]
-    if not place:
-        return message
-    kind = "" if isinstance(error, AttributeError) else f"{type(error).__name__}: "
-    return f"--config: {place[-1].filename}, line {place[-1].lineno}: {kind}{message}"
-
-
-def _explain_file(told: str) -> str:
-    """One line of the traceback that config_flags gives for an error inside of the config file."""
-    what = [line for line in told.splitlines() if line.strip()][-1]
-    if what.startswith("ValueError: "):  # written for the user
-        return what.removeprefix("ValueError: ")
-    file, line = re.findall(r'File "(.+?)", line ([0-9]+)', told)[-1]
-    return f"--config: {file}, line {line}: {what}"
-
-
-def _print_help() -> None:
+    config = experiment.default() if asked.config is None else experiment.load(asked.config)
+    experiment.override(config, asked.fields)
     print(USAGE)
     print("modes:")
     for mode, text in MODES.items():
         print(f"  {mode:10} {text}")
-    print("\nconfig fields and their defaults (unset: the default of what `name` picks):")
-    from diffusion_jax import config
-    from diffusion_jax.config import describe
-
-    texts = describe.descriptions()
-    for path, value in config.flatten(config.default()):
-        field = f"  --config.{path}={'' if value is None else value}"
-        print(f"{field:55} {texts[path]}" if path in texts else field)
+    print("\noptions:")
+    for action in _options()._actions:
+        print(f"  {action.option_strings[0]:16} {action.help}")
+    whose = "of a new config" if asked.config is None else f"of {asked.config}"
+    print(f"\nfields {whose}; others come with another name of a section or of the method:\n")
+    print(describe.help_text(config))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ mean stands beside it, in `described`. The command's help and the sections of a 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import types
@@ -112,9 +113,10 @@ class Variants:
     def has_choice(self) -> bool:
         return "" not in self.constructors
 
-    def options(self, name: str) -> dict[str, Option]:
-        """Of the constructor `name`, and the common ones before them."""
-        return {**options(self.common), **options(self.constructors[name], self.filled)}
+    def options(self, name: str, common: bool = True) -> dict[str, Option]:
+        """Of the constructor `name`, and the common ones before them, which a section's own replace."""
+        own = options(self.constructors[name], self.filled)
+        return {**options(self.common), **own} if common else own
 
 
 def section(constructor: Constructor, *filled: str) -> Variants:
@@ -129,6 +131,8 @@ def admits_none(kind: Any) -> bool:
 
 def fitted(kind: Any, value: Any) -> Any:
     """The value as one of a type: whole numbers become floats and lists tuples where the type asks for it.
+
+    Those in a tuple of numbers stay whole, as factors of channels have to.
 
     Raises:
       TypeError: the value is of another type.
@@ -150,7 +154,7 @@ def fitted(kind: Any, value: Any) -> Any:
         if not isinstance(value, (tuple, list)):
             raise TypeError
         item = typing.get_args(kind)[0]
-        return tuple(fitted(item, part) for part in value)
+        return tuple(fitted(int | float if item is float else item, part) for part in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -180,7 +184,8 @@ def parsed(kind: Any, text: str) -> Any:
     origin = typing.get_origin(kind)
     if origin is tuple:
         parts = [part.strip().strip("'\"") for part in text.strip().strip("()[]").split(",")]
-        return tuple(parsed(typing.get_args(kind)[0], part) for part in parts if part)
+        item = typing.get_args(kind)[0]
+        return tuple(parsed(int | float if item is float else item, part) for part in parts if part)
     if origin is typing.Literal or kind is str:
         return text
     if kind is bool:
@@ -213,3 +218,19 @@ def type_name(kind: Any) -> str:
 
 def _members(kind: Any) -> tuple[Any, ...]:
     return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else ()
+
+
+def check_least(least: int, **values: Any) -> None:
+    """Raises ValueError for a value below `least`; None is no value."""
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}; it must be {least} or more")
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Raises ValueError for a value that is none of the choices, with the nearest that is."""
+    choices = list(choices)
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name} is {value!r}; it can be {', '.join(choices)}{hint}")

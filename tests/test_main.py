@@ -149,7 +149,10 @@ def refused(capfd, *arguments):
         (["--config", "configs/digits.py", "--config.training.num_steps=many"], "'many'; it must be of type int"),
         (["--config", "configs/digits.py", "surplus"], "unexpected argument 'surplus'"),
         (["--config", "configs/papers/dit_imagenet256.py:xl3"], "jax: dit_imagenet256.py:xl3: there is no such size"),
-        (["--config", "configs/digits.py", "--wrkdir", "x"], "wrkdir"),
+        (["--config", "configs/digits.py", "--wrkdir", "x"], "--wrkdir is not an option; did you mean --workdir?"),
+        (["--config", "configs/digits.py", "--seed", "3"], "--seed is not an option; did you mean --config.seed?"),
+        (["--confg", "configs/digits.py"], "--confg is not an option; did you mean --config?"),
+        (["--config", "configs/digits.py", "--config.mesh=x"], "config.mesh is 'x'; it is a section with data, fsdp"),
     ],
 )
 def test_a_bad_command_is_refused_in_one_line(capfd, arguments, message):
@@ -171,38 +174,60 @@ def test_sampling_needs_a_checkpoint_and_leaves_nothing_without(capfd, tmp_path)
     assert "there is no checkpoint" in line and not (workdir / "config.json").exists()
 
 
-def test_a_config_file_with_a_mistake_is_named(capfd, tmp_path):
+DIGITS = "from configs import digits\ndef get_config():\n    c = digits.get_config()\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            f"{DIGITS}    c.modle = 3\n    return c\n",
+            "broken.py, line 4: config field 'modle' does not exist; did you mean 'model'?",
+        ),
+        ("def get_config():\n    return 1 / 0\n", "broken.py, line 2: ZeroDivisionError: division by zero"),
+        ("def get_config():\n    return 3\n", "get_config() gives int; it has to change and to return"),
+        ("import sys\ndef get_config():\n    sys.exit(0)\n", "broken.py, line 3: SystemExit: 0"),
+        ("def get_config(:\n", "broken.py, line 1: SyntaxError"),
+        ("x = 1\n", "there is no get_config() in it"),
+        (
+            f"{DIGITS}    c.mesh = 'x'\n    return c\n",
+            "broken.py, line 4: config.mesh is 'x'; it is a section with data, fsdp, tensor",
+        ),
+    ],
+)
+def test_a_config_file_with_a_mistake_is_named(capfd, tmp_path, content, message):
     broken = tmp_path / "broken.py"
-    broken.write_text(
-        "from configs import digits\ndef get_config():\n    c = digits.get_config()\n    c.modle = 3\n    return c\n"
-    )
+    broken.write_text(content)
     line = refused(capfd, "--config", str(broken))
-    assert f'{broken}, line 4: Key "modle" does not exist' in line and 'mean "model"' in line and len(line) < 300
-    broken.write_text("def get_config():\n    return 1 / 0\n")
-    assert refused(capfd, "--config", str(broken)).endswith("broken.py, line 2: ZeroDivisionError: division by zero")
-    empty = tmp_path / "empty.py"
-    empty.write_text("x = 1\n")
-    assert "get_config" in refused(capfd, "--config", str(empty))
+    assert message in line and len(line) < 400
+
+
+def shown(capsys, *arguments):
+    assert command.main(["main", *arguments]) == 0
+    return capsys.readouterr().out
 
 
 def test_help_lists_modes_and_fields(capsys):
-    assert command.main(["main", "--help"]) == 0
-    shown = capsys.readouterr().out
+    text = shown(capsys, "--help")
     for expected in ("--config.training.batch_size=128", "evaluate", "--workdir", "--config.sampling.guidance_scale"):
-        assert expected in shown
+        assert expected in text
 
 
 def test_help_says_what_fields_mean(capsys):
-    assert command.main(["main", "--help"]) == 0
-    lines = (line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("  --config."))
-    meanings = {line[0]: line[-1] for line in lines}
-    assert meanings["--config.training.batch_size=128"] == "over all devices and hosts"  # said beside the field
-    assert meanings["--config.optimizer.learning_rate=0.0002"] == "after warm-up"  # by the constructor
-    assert meanings["--config.model.dropout="] == "share of activations that training drops inside residual blocks"
-    for section, name, other in (
-        ("model", "unet", "segnet"),
-        ("process", "linear", "sub_vp_sde"),
-        ("sampling", "ddim", "unipc"),
+    text = " ".join(shown(capsys, "--help").split())
+    assert "--config.training.batch_size=128 images of an update, over all devices and hosts" in text
+    assert "--config.optimizer.learning_rate=0.0002 of the updates, after warm-up" in text
+    assert "--config.model.dropout=0.1 share of activations that training drops inside residual blocks" in text
+    for field, other in (
+        ("model.name=unet", "segnet"),
+        ("process.name=linear", "sub_vp_sde"),
+        ("ema.kind=ddpm", "edm"),
     ):
-        assert other in meanings[f"--config.{section}.name={name}"].split(", ")  # by the registry
-    assert "velocity" in meanings["--config.method.prediction=epsilon"]
+        assert other in text.partition(f"--config.{field} ")[2].partition("--config.")[0].replace(",", "").split()
+
+
+def test_help_is_of_the_config_and_of_what_is_set(capsys):
+    text = shown(capsys, "--config", "configs/digits.py", "--config.sampling.name=edm", "--help")
+    assert "--config.model.width=384" in text and "--config.sampling.s_churn=0.0" in text
+    assert "--config.model.channels" not in text and "spacing_rule" not in text
+    assert max(map(len, text.splitlines())) <= 120

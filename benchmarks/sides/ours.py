@@ -51,7 +51,7 @@ class Ours:
         self.network = networks.NETWORKS[arguments.network]
         self.job, batch = arguments.job, arguments.batch
         config = configured(self.network, batch, arguments.precision, arguments.sampling_steps)
-        self.method = build.method(config, self.network.num_classes)
+        self.method = build.model(config, build.of_classes(self.network.num_classes))
         optimizer, _, decay = build.optimization(config)
         mesh = sharding.make_mesh(devices=jax.devices()[:1])
         self.rounds = arguments.rounds

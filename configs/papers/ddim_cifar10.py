@@ -29,7 +29,6 @@ def get_config():
     config.sampling.num_steps = 100
     config.sampling.spacing_rule = "quadratic"
     config.sampling.eta = 0.0
-    config.sampling.variance = None
     config.sampling.clip = None
     config.evaluation.quantisation = "half_up"
     return config

@@ -42,6 +42,7 @@ def get_config(size: str = "xl2"):
     width, depth, num_heads, num_steps, guidance_scale = SIZES[size]
     config = experiment.default()
     config.name = f"dit_imagenet256_{size}"
+    config.method.name = "latent_diffusion"
 
     config.data.name = "latents"
     config.data.image_size = 32
@@ -57,7 +58,6 @@ def get_config(size: str = "xl2"):
 
     config.process.name = "linear"
     config.process.num_timesteps = 1000
-    config.method.name = "latent_diffusion"
     config.method.prediction = "epsilon"
     config.method.bound = "hybrid"
     config.method.class_conditional = True
@@ -77,6 +77,7 @@ def get_config(size: str = "xl2"):
     config.sampling.num_steps = 250
     config.sampling.spacing_rule = "even"
     config.sampling.variance = "learned_range"
+    config.sampling.clip = None  # latents have no limits
     config.sampling.guidance_scale = guidance_scale
     if guidance_scale != 1:
         config.sampling.guidance_channels = 3

@@ -52,6 +52,7 @@ def get_config(size: str = "s"):
     channels, learning_rate, dropout, images, width = SIZES[size]
     config = experiment.default()
     config.name = f"edm2_imagenet512_{size}"
+    config.method.name = "latent_diffusion"
 
     config.data.name = "latents"
     config.data.image_size = 64
@@ -71,7 +72,6 @@ def get_config(size: str = "s"):
     config.process.name = "edm"
     config.process.log_mean = -0.4
     config.process.log_std = 1.0
-    config.method.name = "latent_diffusion"
     config.method.prediction = "edm"
     config.method.class_conditional = True
     config.method.label_dropout = 0.0

@@ -33,11 +33,6 @@ def get_config(size: str = "xl2"):
     config = dit_imagenet256.get_config(size)
     config.name = f"sit_imagenet256_{size}"
 
-    with config.unlocked():
-        for section in ("process", "sampling"):
-            for field in ("num_timesteps", "num_steps", "spacing_rule", "variance"):
-                if field in config[section]:
-                    config[section][field] = None
     config.process.name = "rectified_flow"
     config.process.time_scale = 1.0
     config.method.prediction = "velocity"

@@ -1,51 +1,55 @@
-"""What each field of a config means, in one sentence, from where it is said already.
-
-Fields that belong to a constructor are described by its docstring, those that name one by the names that there are, the
-others by the comments beside them in schema.default.
-"""
+"""The fields of a config in words, for the command's help."""
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Iterator
 from typing import Any
 
-from diffusion_jax.config import schema
-from diffusion_jax.options import options
+from diffusion_jax.config.experiment import Experiment
+from diffusion_jax.config.section import Section
+from diffusion_jax.options import admits_none
 
-_COMMENT = re.compile(r"^    config\.([\w.]+) = .*?  # (.*)$", re.MULTILINE)
-# "  name: text", "- name, other_name: text" and the lines of the same paragraph that are indented further.
-_ITEM = re.compile(r"^( *)(?:- )?(\w+(?:, \w+)*): (.+(?:\n\1 +\S.*)*)", re.MULTILINE)
-_SENTENCE = re.compile(r"(.+?)(?:(?<!et al)\. |\.$|$)")
-_MARKUP = re.compile(r":\w+:(?=`)|`")
+WIDTH = 120
+_COLUMN = 52
 
 
-def descriptions() -> dict[str, str]:
-    """Path of a field -> a sentence, for the fields of which something is said."""
-    described = {}
-    for section, constructors in _constructors():
-        for constructor in constructors:
-            for name, text in _documented(constructor).items():
-                described.setdefault(f"{section}.{name}", text)
-    names = {f"{section}.name": ", ".join(registry) for section, (registry, _) in schema.NAMED_SECTIONS.items()}
-    return described | names | dict(_COMMENT.findall(inspect.getsource(schema.default)))
+def fields(config: Experiment) -> Iterator[tuple[str, Any, str]]:
+    """(dotted path, value, what it means) of every field."""
+    for name, option in config.run.options().items():
+        yield name, config[name], option.text
+    for prefix, section in config.sections():
+        if section.variants.has_choice:
+            yield f"{prefix}.{section.variants.key}", section.choice, _choice(section)
+        for name, option in section.options().items():
+            text = option.text
+            if admits_none(option.kind) and option.default is not None and "None" not in text:
+                text += "; None: none"
+            yield f"{prefix}.{name}", section[name], text
 
 
-def _constructors() -> Iterator[tuple[str, list[Callable[..., Any]]]]:
-    for section, (constructor, _) in schema.PLAIN_SECTIONS.items():
-        yield section, [constructor]
-    for section, (registry, _) in schema.NAMED_SECTIONS.items():
-        yield section, list(registry.values())
+def help_text(config: Experiment) -> str:
+    """A line or more for each field: how it is set, to what it is, and what it means."""
+    lines = []
+    section = ""
+    for path, value, text in fields(config):
+        if path.partition(".")[0] != section and "." in path:
+            section = path.partition(".")[0]
+            lines.append("")
+        setting = f"  --config.{path}={_written(value)}"
+        if len(setting) >= _COLUMN:
+            lines.append(setting)
+            setting = ""
+        lines += textwrap.wrap(
+            f"{setting:{_COLUMN}}{text}", WIDTH, subsequent_indent=" " * _COLUMN, break_on_hyphens=False
+        ) or [setting]
+    return "\n".join(lines)
 
 
-def _documented(constructor: Callable[..., Any]) -> dict[str, str]:
-    """Parameter -> the first sentence that the docstring says of it."""
-    known = inspect.signature(constructor).parameters
-    found = {}
-    for _, names, text in _ITEM.findall(inspect.getdoc(constructor) or ""):
-        sentence = _SENTENCE.match(_MARKUP.sub("", " ".join(text.split())))
-        for name in names.split(", "):
-            if name in known and sentence:
-                found[name] = sentence[1]
-    return found | {name: option.text for name, option in options(constructor).items() if option.text}
+def _choice(section: Section) -> str:
+    others = ", ".join(section.variants.constructors)
+    return f"{section.variants.text}: {others}" if section.variants.text else others
+
+
+def _written(value: Any) -> str:
+    return ",".join(str(part) for part in value) if isinstance(value, tuple) else str(value)

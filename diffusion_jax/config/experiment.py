@@ -75,6 +75,15 @@ class Experiment(config_dict.ConfigDict):
         else:
             self[first].set_text(field, text)
 
+    def type_of(self, path: str) -> Any:
+        """The annotation of the field at a dotted path. Raises ConfigError where there is none."""
+        first, _, field = path.partition(".")
+        if not field and first in self._run:
+            return self._run.get_type(first)
+        if first not in self._fields or first in self._run or not field:
+            raise self._missing(first)
+        return self[first].get_type(field)
+
     def update(self, *others: Any, **fields: Any) -> None:
         """Sets several fields and sections, the method first."""
         merged = {key: value for other in (*others, fields) for key, value in other.items()}

@@ -2,17 +2,17 @@
 
 What is proved by a quick run is that the pieces of an experiment fit together, so every kind of piece stays: process,
 prediction, objective, network class with its options, optimiser, moving average, sampler, guidance. What
-shrinks is how much there is of each, and the data are the digits that come with scikit-learn.
+shrinks is how much there is of each. The data are the digits that come with scikit-learn, unless the config or the
+command says where others are; and what the command line sets stays as it is set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from ml_collections import config_dict
-
-from diffusion_jax.config import options
-from diffusion_jax.models.registry import NETWORKS
+from diffusion_jax.config.build import method_of
+from diffusion_jax.config.experiment import Experiment
 
 SUFFIX = "_quick"
 NUM_STEPS = 20
@@ -26,76 +26,90 @@ IMAGE_SIZE = 8
 NUM_LEVELS = 2
 _LARGEST_MULT = 2
 
-# Fields of networks that say how large they are. Unset ones are set too: the defaults are a paper's.
+# Fields of networks that say how large they are.
 _NETWORK = {"channels": 8, "num_res_blocks": 1, "norm_groups": 4, "width": 32, "depth": 2, "num_heads": 2}
 # Heads of EDM's ADM network have 64 channels, whatever the others have.
 _ADM_HEAD_CHANNELS = 64
+# At most so much of each, where the method has the field.
+_MOST: dict[str, int] = {
+    "training.batch_size": BATCH_SIZE,
+    "training.num_steps": NUM_STEPS,
+    "training.log_every": NUM_STEPS // 4,
+    "training.checkpoint_every": NUM_STEPS,
+    "optimizer.warmup_images": NUM_STEPS // 4 * BATCH_SIZE,
+    "optimizer.warmup_steps": NUM_STEPS // 4,
+    "posthoc_ema.snapshot_every": NUM_STEPS // 2,
+    "sampling.num_images": BATCH_SIZE,
+    "sampling.batch_size": BATCH_SIZE,
+    "sampling.num_frames": SAMPLING_STEPS,
+    "evaluation.num_images": NUM_IMAGES,
+    "evaluation.max_reference_images": 10 * NUM_IMAGES,
+    "evaluation.every": NUM_STEPS // 2,
+    "evaluation.scored_images": NUM_IMAGES,
+}
+# Where None is more than a miniature has.
+_NOT_NONE = {"sampling.num_steps": SAMPLING_STEPS, "evaluation.classifier_steps": CLASSIFIER_STEPS}
 
 
-def run_name(config: config_dict.ConfigDict) -> str:
+def run_name(config: Experiment) -> str:
     """The config's name, by which a quick run is told from the whole one."""
     return config.name + SUFFIX if config.quick and not config.name.endswith(SUFFIX) else config.name
 
 
-def shrink(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+def shrink(config: Experiment) -> Experiment:
     """A small copy of a checked config. What is smaller already stays so: shrinking twice is shrinking once."""
     small = config.copy_and_resolve_references()
-    with small.unlocked(), small.ignore_type():
-        small.name = run_name(config)
+    small.name = run_name(config)
+    if "model" in small:
         _shrink_network(small)
-        small.data.update({"name": "digits", "path": None, "data_dir": None, "num_workers": 0})
-        if small.method.name == "latent_diffusion":
-            small.data.name = "haar_digits"
-            small.latents.update({"mean": None, "std": None, "vae": None, "unit_range": False})
-        if small.optimizer.warmup_images is not None:
-            small.optimizer.warmup_images = min(small.optimizer.warmup_images, NUM_STEPS // 4 * BATCH_SIZE)
-        small.optimizer.warmup_steps = min(small.optimizer.warmup_steps, NUM_STEPS // 4)
-        training, sampling = small.training, small.sampling
-        if small.posthoc_ema.snapshot_every is not None:
-            small.posthoc_ema.snapshot_every = min(small.posthoc_ema.snapshot_every, NUM_STEPS // 2)
-        training.batch_size = min(training.batch_size, BATCH_SIZE)
-        training.num_steps = min(training.num_steps, NUM_STEPS)
-        training.log_every = min(training.log_every, NUM_STEPS // 4)
-        training.checkpoint_every = min(training.checkpoint_every, NUM_STEPS)
-        sampling.num_steps = min(sampling.num_steps or SAMPLING_STEPS, SAMPLING_STEPS)
-        for field in ("num_images", "batch_size"):
-            sampling[field] = min(sampling[field], BATCH_SIZE)
-        sampling.num_frames = min(sampling.num_frames, SAMPLING_STEPS)
-        small.evaluation.num_images = min(small.evaluation.num_images, NUM_IMAGES)
-        small.evaluation.max_reference_images = min(small.evaluation.max_reference_images, 10 * NUM_IMAGES)
-        small.evaluation.every = min(small.evaluation.every, NUM_STEPS // 2)
-        small.evaluation.scored_images = min(small.evaluation.scored_images, NUM_IMAGES)
-        small.evaluation.update({"features": None, "weights": None, "reference": None, "metrics": ("fid",)})
-        small.evaluation.keep_best = small.evaluation.keep_best and "fid"
-        small.evaluation.sweep_steps = tuple(min(steps, SAMPLING_STEPS) for steps in small.evaluation.sweep_steps)
-        small.evaluation.classifier_steps = min(small.evaluation.classifier_steps or CLASSIFIER_STEPS, CLASSIFIER_STEPS)
+    if small.data.path is None:
+        small.data.update({"name": "digits", "data_dir": None, "num_workers": 0})
+    method_of(small).shrink(small)
+    for path, most in _MOST.items():
+        _lower(small, path, lambda value, most=most: None if value is None else min(value, most))
+    for path, most in _NOT_NONE.items():
+        _lower(small, path, lambda value, most=most: min(value or most, most))
+    for path, value in {"features": None, "weights": None, "reference": None, "metrics": ("fid",)}.items():
+        _lower(small, f"evaluation.{path}", lambda _, value=value: value)
+    _lower(small, "evaluation.keep_best", lambda metric: metric and "fid")
+    _lower(small, "evaluation.sweep_steps", lambda all_: tuple(min(steps, SAMPLING_STEPS) for steps in all_))
+    for path in config.commanded:
+        section, _, field = path.rpartition(".")
+        (small[section] if section else small)[field] = (config[section] if section else config)[field]
+    if "name" not in config.commanded:
+        small.name = run_name(config)
     return small
 
 
-def _shrink_network(config: config_dict.ConfigDict) -> None:
+def _lower(config: Experiment, path: str, change: Callable[[Any], Any]) -> None:
+    section, _, field = path.partition(".")
+    if section in config and field in config[section]:
+        config[section][field] = change(config[section][field])
+
+
+def _shrink_network(config: Experiment) -> None:
     """Fewer channels, blocks and levels, with attention where it was: at the full size, or below it."""
-    model, before = config.model, config.data.image_size
-    fields = options.parameters(NETWORKS[model.name])
+    model, before = config.model, int(config.data.image_size or IMAGE_SIZE)
     for field, value in _NETWORK.items():
-        if field in fields:
-            model[field] = value if model[field] is None else min(model[field], value)
+        if field in model:
+            model[field] = min(model[field], value)
     size = IMAGE_SIZE
-    if "channel_mults" in fields:
-        mults = tuple(model.channel_mults or fields["channel_mults"].default)
-        if "num_res_blocks" in fields and len(mults) > NUM_LEVELS:
+    if "channel_mults" in model:
+        mults = tuple(model.channel_mults)
+        if "num_res_blocks" in model and len(mults) > NUM_LEVELS:
             mults = (mults[0], min(mults[-1], _LARGEST_MULT))
-        if model.name == "edm_unet" and model.family == "adm":
+        if model.get("family") == "adm":
             model.channels, mults = _ADM_HEAD_CHANNELS, (1,) * len(mults)
-        if "num_res_blocks" in fields:
+        if "num_res_blocks" in model:
             model.channel_mults = mults
         size = max(size, 2 ** (len(mults) - 1))
     size = min(size, before)
-    if "attention_resolutions" in fields:
-        given: Sequence[int] = model.attention_resolutions or fields["attention_resolutions"].default
+    if "attention_resolutions" in model:
+        given: Sequence[int] = model.attention_resolutions
         # With two levels of many: at the upper one if it was there, at the lower one if it was at any below.
         full = model.image_size or before
         model.attention_resolutions = tuple(sorted({size if r >= full else size // 2 for r in given}, reverse=True))
         model.image_size = None
-    if "head_channels" in fields and (heads := model.head_channels or fields["head_channels"].default):
-        model.head_channels = min(heads, model.channels)
+    if model.get("head_channels"):
+        model.head_channels = min(model.head_channels, model.channels)
     config.data.image_size = size

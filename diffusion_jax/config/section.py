@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 from ml_collections import config_dict
 
-from diffusion_jax.options import Option, Variants, fitted, options, parsed, type_name
+from diffusion_jax.options import Constructor, Option, Variants, fitted, options, parameters, parsed, type_name
 
 
 class ConfigError(ValueError):
@@ -23,6 +24,27 @@ def unknown(what: str, got: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"{what} {got!r} does not exist; {hint}")
 
 
+@contextlib.contextmanager
+def errors(path: str, fields: Container[str] = ()) -> Iterator[None]:
+    """Turns a ValueError into a ConfigError that names the field or the section of the config that it is about."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, ZeroDivisionError) as error:
+        line = " ".join(str(error).split())
+        last = path.rpartition(".")[2]
+        if line.startswith("config."):
+            pass
+        elif line.startswith(f"{last}."):
+            line = f"config.{line}"
+        elif line.partition(" ")[0] in fields:
+            line = f"{path}.{line}"
+        else:
+            line = f"{path}: {line}"
+        raise ConfigError(line) from error
+
+
 class Section(config_dict.ConfigDict):
     """The fields of one choice of `variants`, and no others.
 
@@ -31,17 +53,17 @@ class Section(config_dict.ConfigDict):
 
     Attributes:
       variants: what can be chosen.
-      path: of the section in the config, for messages.
+      where: its dotted path from "config" on, for messages.
       given: the fields that were set.
     """
 
     variants: Variants
-    path: str
+    where: str
     given: set[str]
 
-    def __init__(self, variants: Variants, path: str, on_choice: Callable[[], None] | None = None):
+    def __init__(self, variants: Variants, where: str, on_choice: Callable[[], None] | None = None):
         super().__init__(sort_keys=False)
-        for name, value in (("variants", variants), ("path", path), ("given", set()), ("_on_choice", on_choice)):
+        for name, value in (("variants", variants), ("where", where), ("given", set()), ("_on_choice", on_choice)):
             object.__setattr__(self, name, value)
         self._fill(variants.default, {})
 
@@ -59,21 +81,31 @@ class Section(config_dict.ConfigDict):
         """The fields beside the one that chooses."""
         return self.variants.options(self.choice)
 
+    def arguments(self, constructor: Constructor) -> dict[str, Any]:
+        """Those of the fields that are options of a constructor."""
+        return {name: self[name] for name in parameters(constructor, self.variants.filled) if name in self}
+
     def build(self, **filled: Any) -> Any:
-        """What the chosen constructor makes of its options and of the arguments that the code fills in."""
-        own = options(self.constructor, self.variants.filled)
-        return self.constructor(**{name: self[name] for name in own}, **filled)
+        """What the chosen constructor makes of its options, and of those of `filled` that it takes in their place."""
+        taken = parameters(self.constructor)
+        known = {name: value for name, value in filled.items() if name in taken}
+        return self.constructor(**{**self.arguments(self.constructor), **known})
 
     def build_common(self) -> Any:
-        """What the constructor of the common fields makes of them; it raises ValueError for values that cannot be."""
-        return self.variants.common(**{name: self[name] for name in options(self.variants.common)})  # pyright: ignore
+        """What the constructor of the common fields makes of them; None where there is none."""
+        common = self.variants.common
+        return None if common is None else common(**self.arguments(common))
+
+    def errors(self) -> contextlib.AbstractContextManager[None]:
+        """Turns a ValueError into a ConfigError that names the field of this section, or the section."""
+        return errors(self.where, self)
 
     def __setitem__(self, key: str, value: Any) -> None:
         if isinstance(value, config_dict.FieldReference):
             value = value.get()
         if self.variants.has_choice and key == self.variants.key:
             if value not in self.variants.constructors:
-                raise unknown(f"{self.path}.{key}", value, self.variants.constructors)
+                raise unknown(f"{self.where}.{key}", value, self.variants.constructors)
             if value != self.choice:
                 self._fill(value, {name: self[name] for name in self.given if name != key})
                 if self._on_choice is not None:
@@ -83,7 +115,7 @@ class Section(config_dict.ConfigDict):
         self.given.add(key)
 
     def __delitem__(self, key: str) -> None:
-        raise ConfigError(f"{self.path}.{key} cannot be deleted; set it to another value")
+        raise ConfigError(f"{self.where}.{key} cannot be deleted; set it to another value")
 
     def set_text(self, key: str, text: str) -> None:
         """Sets a field to what a text on the command line stands for. Raises ConfigError."""
@@ -94,7 +126,7 @@ class Section(config_dict.ConfigDict):
         try:
             self[key] = parsed(kind, text)
         except TypeError:
-            raise ConfigError(f"{self.path}.{key} is {text!r}; it must be of type {type_name(kind)}") from None
+            raise ConfigError(f"{self.where}.{key} is {text!r}; it must be of type {type_name(kind)}") from None
 
     def update(self, *others: Any, **fields: Any) -> None:
         """Sets several fields, the one that chooses first."""
@@ -108,7 +140,7 @@ class Section(config_dict.ConfigDict):
 
     def copy(self, on_choice: Callable[[], None] | None = None) -> Section:
         """A section of its own with the same values."""
-        other = Section(self.variants, self.path, on_choice)
+        other = Section(self.variants, self.where, on_choice)
         other._fields.update(self._fields)
         for key in other._fields.keys() - self._fields.keys():
             del other._fields[key]
@@ -125,6 +157,8 @@ class Section(config_dict.ConfigDict):
 
     def _fill(self, choice: str, kept: dict[str, Any]) -> None:
         fields = self.variants.options(choice)
+        if hidden := [name for name in fields if hasattr(Section, name) or name in self.__dict__]:
+            raise TypeError(f"{self.where} cannot have a field {hidden[0]!r}, which every section has as an attribute")
         self._fields.clear()
         if self.variants.has_choice:
             self._fields[self.variants.key] = choice
@@ -143,9 +177,11 @@ class Section(config_dict.ConfigDict):
         others = [name for name in self.variants.constructors if key in self.variants.options(name)]
         if others:
             taken = ", ".join(options(self.constructor, self.variants.filled)) or "nothing"
-            raise ConfigError(f"{self.path}.{key} is {value!r}, but {self.choice!r} does not take it; it takes {taken}")
+            raise ConfigError(
+                f"{self.where}.{key} is {value!r}, but {self.choice!r} does not take it; it takes {taken}"
+            )
         names = [self.variants.key] if self.variants.has_choice else []
-        raise unknown(f"{self.path} field", key, [*names, *fields])
+        raise unknown(f"{self.where} field", key, [*names, *fields])
 
     def _fitted(self, key: str, value: Any) -> Any:
         kind = self._option(key, value).kind
@@ -153,5 +189,5 @@ class Section(config_dict.ConfigDict):
             return fitted(kind, value)
         except TypeError:
             raise ConfigError(
-                f"{self.path}.{key} is {value!r}, of type {type(value).__name__}; it must be of type {type_name(kind)}"
+                f"{self.where}.{key} is {value!r}, of type {type(value).__name__}; it must be of type {type_name(kind)}"
             ) from None

@@ -12,7 +12,7 @@ import numpy as np
 
 from diffusion_jax.diffusion.arrays import Number, bcast, namespace
 from diffusion_jax.diffusion.continuous import EDM, VESDE, VPSDE, RectifiedFlow, SubVPSDE
-from diffusion_jax.options import described
+from diffusion_jax.options import check_least, described
 
 
 class Process(Protocol):
@@ -187,6 +187,7 @@ def linear(
     zero_terminal_snr: bool = False,
 ) -> DiscreteProcess:
     """The chain of Ho et al. 2020."""
+    check_least(1, num_timesteps=num_timesteps)
     return _discrete(linear_betas(num_timesteps, beta_start, beta_end), zero_terminal_snr)
 
 
@@ -201,6 +202,7 @@ def scaled_linear(
     zero_terminal_snr: bool = False,
 ) -> DiscreteProcess:
     """The chain of Stable Diffusion."""
+    check_least(1, num_timesteps=num_timesteps)
     return _discrete(scaled_linear_betas(num_timesteps, beta_start, beta_end), zero_terminal_snr)
 
 
@@ -213,6 +215,7 @@ def cosine(
     num_timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999, zero_terminal_snr: bool = False
 ) -> DiscreteProcess:
     """The chain of Nichol and Dhariwal 2021."""
+    check_least(1, num_timesteps=num_timesteps)
     return _discrete(cosine_betas(num_timesteps, offset, max_beta), zero_terminal_snr)
 
 
@@ -227,6 +230,7 @@ def sigmoid(
     zero_terminal_snr: bool = False,
 ) -> DiscreteProcess:
     """The chain with logistic betas."""
+    check_least(1, num_timesteps=num_timesteps)
     return _discrete(sigmoid_betas(num_timesteps, beta_start, beta_end), zero_terminal_snr)
 
 

@@ -83,9 +83,8 @@ class LossSecondMoment:
         return jnp.where(is_full, size / jnp.where(total > 0, total, 1), 1 / self.num_timesteps)
 
 
-def as_process(num_timesteps: int) -> None:
+def as_process() -> None:
     """Every time as often as the process says, whatever its losses."""
-    del num_timesteps
 
 
 # A config's `time_sampler.name` picks one of these; the other fields of the section are its arguments.

@@ -162,6 +162,8 @@ def final_scores(session: Session, generator: Generator) -> dict[str, Any] | Non
 def training_scores(session: Session) -> Scoring | None:
     """What config.evaluation asks of the training loop; None if it takes no scores. Raises ConfigError."""
     config = session.config.evaluation
+    if "every" not in config:  # of a method that draws no images
+        return None
     if not config.every:
         if config.keep_best or config.patience:
             raise ConfigError("config.evaluation.keep_best and patience need scores: set config.evaluation.every")

@@ -9,9 +9,8 @@ import time
 from pathlib import Path
 
 import jax
-from ml_collections import config_dict
 
-from diffusion_jax.config import ConfigError
+from diffusion_jax.config import ConfigError, Experiment
 from diffusion_jax.jobs import classify, evaluate, lock, replay, report, sample, train
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.methods.classifier.noisy_classifier import NoisyClassifier
@@ -43,7 +42,7 @@ FOLDERS = {"checkpoints", "replay"}
 READS_DATA = {"train", "sample", "evaluate"}
 
 
-def run(config: config_dict.ConfigDict, workdir: Path, modes: tuple[str, ...], command: str) -> int:
+def run(config: Experiment, workdir: Path, modes: tuple[str, ...], command: str) -> int:
     """Runs the jobs named by `modes` on one work directory and returns the exit code.
 
     Raises ValueError, one line for the user, for bad input.

@@ -15,13 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from ml_collections import config_dict
 
-from diffusion_jax import data, hub, readers
-from diffusion_jax.config import ConfigError, build
+from diffusion_jax import data, hub
+from diffusion_jax.config import ConfigError, Experiment, build, saved
 from diffusion_jax.config.check import check, flatten
 from diffusion_jax.config.quick import shrink
-from diffusion_jax.methods.classifier.noisy_classifier import NoisyClassifier
 from diffusion_jax.methods.diffusion.model import Diffusion
 from diffusion_jax.methods.latent_diffusion.model import LatentDiffusion
 from diffusion_jax.methods.latents import Decoder
@@ -53,7 +51,7 @@ class Session:
     ConfigError (one line) for a config that cannot be, and for one that contradicts the run in `workdir`.
     """
 
-    def __init__(self, config: config_dict.ConfigDict, workdir: Path, command: str = ""):
+    def __init__(self, config: Experiment, workdir: Path, command: str = ""):
         self.command = command
         self.workdir = workdir.absolute()
         with build.section("mesh"):
@@ -65,24 +63,10 @@ class Session:
             check(config, num_devices)
         self.config = config
         self._check_same_run()
-        self.trained: Diffusion | NoisyClassifier = self._build_trained()
-        self.decoder = self._build_decoder()
+        self.trained: Any = build.model(config, lambda: self.train_source)
+        self.decoder: Decoder | None = build.decoder(config, self.trained, lambda: self.train_source)
         self.optimizer, self.learning_rate, self.ema_decay = build.optimization(config)
         self._classifier: Classifier | None = None
-
-    def _build_trained(self) -> Diffusion | NoisyClassifier:
-        if self.config.method.name == "classifier":
-            return build.noisy_classifier(self.config, self.train_source.num_classes)
-        built = build.method(self.config, self.num_classes, self._latent_record)
-        if built.guidance.classifier is not None:
-            known = getattr(built.guidance.classifier, "num_classes", None)
-            here = self.train_source.num_classes
-            if here not in (None, known):
-                raise ConfigError(
-                    f"config.sampling.classifier {self.config.sampling.classifier!r} knows {known} classes, but the "
-                    f"data has {here}"
-                )
-        return built
 
     @property
     def method(self) -> Diffusion:
@@ -98,20 +82,10 @@ class Session:
     def test_source(self) -> data.Source:
         return build.source(self.config, "test")
 
-    def _build_decoder(self) -> Decoder | None:
-        """From what the method draws to images; None where that is images already. Its parameters are the host's."""
-        if not isinstance(self.trained, LatentDiffusion):
-            return None
-        return build.decoder(self.config, self.trained.space, self._latent_record)
-
     @functools.cached_property
     def decoder_parameters(self) -> Any:
         """Of the decoder, whole on every device."""
         return None if self.decoder is None else on_every_device(self.mesh, self.decoder.params)
-
-    @property
-    def _latent_record(self) -> Mapping[str, Any]:
-        return self.train_source.record if self.config.method.name == "latent_diffusion" else {}  # pyright: ignore
 
     def images(self, source: data.Source, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [N, H, W, C] and labels [N] of a source; of latents, what the means decode to."""
@@ -251,21 +225,17 @@ class Session:
         if not path.exists() or not (self.workdir / "checkpoints").exists():
             return
         try:
-            before = dict(flatten(config_dict.ConfigDict(readers.read_object(path))))
-        except ValueError as error:
+            before = dict(flatten(saved.read(self.workdir)))
+        except ConfigError as error:
             raise ConfigError(f"{error}; name another --workdir") from error
         for field, value in flatten(self.config):
             if field in CHANGEABLE or field.startswith(CHANGEABLE_SECTIONS) or field not in before:
                 continue
-            if _jsonable(before[field]) != _jsonable(value):
+            if before[field] != value:
                 raise ConfigError(
                     f"config.{field} is {value!r}, but the run in {self.workdir} was begun with {before[field]!r}; "
                     "name another --workdir, or set it back"
                 )
-
-
-def _jsonable(value: Any) -> Any:
-    return list(value) if isinstance(value, (tuple, list)) else value
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

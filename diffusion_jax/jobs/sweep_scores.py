@@ -12,13 +12,12 @@ from typing import Any
 import jax
 import tqdm
 
-from diffusion_jax.config import ConfigError, build, options
-from diffusion_jax.config.schema import SHARED_FIELDS
-from diffusion_jax.diffusion.samplers import SAMPLERS
+from diffusion_jax.config import ConfigError
 from diffusion_jax.figures import score_curves
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.measure import Scorer
 from diffusion_jax.jobs.session import Session
+from diffusion_jax.methods.diffusion.building import sampler
 from diffusion_jax.metrics import measure
 
 PICTURE = "sweep.png"
@@ -67,7 +66,7 @@ def _ways(session: Session) -> Iterator[Session]:
             "config.method.label_dropout above 0, or config.sampling.guide"
         )
     samplers = sweeps.sweep_samplers or (config.sampling.name,)
-    steps = sweeps.sweep_steps or (config.sampling.num_steps,)
+    steps = sweeps.sweep_steps or (None,)  # as set, or else by the default of each sampler
     scales = sweeps.sweep_guidance or (config.sampling.guidance_scale,)
     for name, num_steps, scale in itertools.product(samplers, steps, scales):
         yield sampled_by(session, name, num_steps, float(scale))
@@ -79,18 +78,14 @@ def _can_guide(session: Session) -> bool:
 
 
 def sampled_by(session: Session, name: str, num_steps: int | None, guidance_scale: float) -> Session:
-    """The same run sampled in another way; options that the sampler does not have are left at their defaults."""
+    """The same run sampled in another way; what was set of the sampler is kept where the other has it too."""
     config = session.config.copy_and_resolve_references()
-    if name not in SAMPLERS:
-        raise ConfigError(f"config.evaluation.sweep_samplers has {name!r}; it can be {', '.join(SAMPLERS)}")
-    taken = options.parameters(SAMPLERS[name])
-    with config.unlocked(), config.ignore_type():
-        for field in config.sampling:
-            if field != "name" and field not in SHARED_FIELDS["sampling"] and field not in taken:
-                config.sampling[field] = None
-        config.sampling.update({"name": name, "num_steps": num_steps, "guidance_scale": guidance_scale})
+    config.sampling.name = name
+    config.sampling.guidance_scale = guidance_scale
+    if num_steps is not None:
+        config.sampling.num_steps = num_steps
     changed = copy.copy(session)
     changed.config = config
     process = session.method.objective.process
-    changed.trained = dataclasses.replace(session.method, sampler=build.sampler(config, process))
+    changed.trained = dataclasses.replace(session.method, sampler=sampler(config, process))
     return changed

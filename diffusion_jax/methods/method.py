@@ -119,17 +119,30 @@ class Run(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """What a method may know of the data before it builds its model.
+class Context:
+    """What a method may ask of the house before it builds its model. The data are opened when they are asked for.
 
     Attributes:
-      num_classes, class_names: None where the data have no labels.
-      record: what latents say of themselves: "mean", "std", "vae"; {} of images.
+      train: opens the training data. Raises ValueError where they are not there.
+      read_config: the config of the run in a work directory. Raises ValueError where there is none.
+      count_classes: the number of classes of the data of another config; None where they have no labels.
+      load: (network, parameters) of a folder in the layout of diffusers, `hub.load`.
     """
 
-    num_classes: int | None
-    class_names: tuple[str, ...] | None = None
-    record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    train: Callable[[], data.Source]
+    read_config: Callable[[Path], Config]
+    count_classes: Callable[[Config], int | None]
+    load: Callable[..., tuple[nn.Module, Any]]
+
+    @property
+    def num_classes(self) -> int | None:
+        """Of the training data; None where they have no labels."""
+        return self.train().num_classes
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What latents say of themselves, such as "mean", "std" and "vae"; {} of images."""
+        return getattr(self.train(), "record", {})
 
 
 class Method:
@@ -137,9 +150,11 @@ class Method:
 
     Attributes:
       settings: a constructor (a dataclass that checks itself) of the fields of `config.method` beside its name.
-      sections: the sections of the config that runs of the method have. A `Variants` is one of its own; True is one
-        that the config has for every method that wants it: data, training, optimizer, ema, posthoc_ema, mesh; the name
-        of such a section is another one like it (a second optimiser).
+      sections: the sections of the config that runs of the method have, in this order. A `Variants` is one of its own;
+        True is one that the config knows: data, method, training, optimizer, ema, posthoc_ema, mesh; the name of one
+        that the config knows is another one like it (a second optimiser). Runs of every method need data, method,
+        training, optimizer, ema, mesh, a sampling whose common fields are `settings.Sampling`, and an evaluation that
+        is a `settings.Evaluation`.
       jobs: what runs in the place of the jobs of these names ("sample", "evaluate", "report"), for a method whose
         model draws no images.
     """
@@ -154,9 +169,17 @@ class Method:
     def shrink(self, config: Config) -> None:
         """Makes a small experiment of a config, in place: see `diffusion_jax.config.quick`."""
 
-    def build(self, config: Config, source: Source) -> Any:
-        """The model. Raises ValueError, in one line that begins with the section's name, for what cannot be."""
+    def needs_labels(self, config: Config) -> str | None:
+        """Why the data have to have labels, as "config.method.class_conditional is True"; None if they need not."""
+        return None
+
+    def build(self, config: Config, context: Context) -> Any:
+        """The model. Raises ValueError, in one line that names the field, for what cannot be."""
         raise NotImplementedError
+
+    def decoder(self, config: Config, model: Any, context: Context) -> Any:
+        """From what the model draws to images, a `latents.Decoder`; None where that is images already."""
+        return None
 
     def given(self, run: Any) -> Any:
         """What `Drawing.draw` takes beside parameters: scales of guidance, parameters of a guide; a tree of arrays."""

@@ -30,6 +30,7 @@ from diffusion_jax.models.magnitude_preserving import (
     mp_silu,
     mp_sum,
     normalize,
+    normalize_weights,
 )
 from diffusion_jax.models.once import computed_once
 from diffusion_jax.models.remat import check_remat, rematerialized
@@ -97,6 +98,9 @@ class EDM2UNet(nn.Module):
     dropout: float = 0.0
     remat: str = "none"
     dtype: DTypeLike = "float32"
+
+    # Of the parameters after an update: weights are learnt as directions (Karras et al. 2024, eq. 66).
+    projection = staticmethod(normalize_weights)
 
     def setup(self) -> None:
         self.uncertainty = LogVariance(self.uncertainty_channels)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import lzma
 import os
+import struct
+import tokenize
+import zipfile
+import zlib
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from diffusion_jax.readers.errors import ReadError, decoding
+from diffusion_jax.readers.errors import ReadError, reason
 
-_KIND = ".npz archive"
+# What zipfile, its decompressors and NumPy raise for archives that are damaged, encrypted or of an unknown kind.
+_RAISED = (
+    *(OSError, EOFError, KeyError, ValueError, TypeError, RuntimeError, MemoryError, OverflowError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError),
+)
 # An array that says it is this many times larger than its part of the file is a trap, not data.
 _LARGEST_RATIO = 2000
 
@@ -27,8 +36,10 @@ class Npz:
 
     def __init__(self, path: str | os.PathLike[str]):
         self._path = Path(path)
-        with decoding(self._path, _KIND):
+        try:
             opened = np.load(self._path, allow_pickle=False)
+        except _RAISED as error:
+            raise self._unreadable(error) from None
         if not isinstance(opened, np.lib.npyio.NpzFile):
             raise ReadError(f"{self._path}: is a single array; an .npz archive has names")
         self._file = opened
@@ -41,13 +52,17 @@ class Npz:
         """The array of that name. Raises ReadError where there is none, or it cannot be read."""
         if name not in self.names:
             raise ReadError(f"{self._path}: has no array {name!r}; it has {', '.join(self.names[:8]) or 'none'}")
-        with decoding(self._path, _KIND):
+        try:
             archive = self._file.zip
             if archive is not None:
                 entry = archive.getinfo(name if name in archive.NameToInfo else f"{name}.npy")
                 if entry.file_size > _LARGEST_RATIO * max(entry.compress_size, 1 << 16):
                     raise ReadError(f"{self._path}: {name!r} would grow to {entry.file_size:,} bytes")
             return self._file[name]
+        except ReadError:
+            raise
+        except _RAISED as error:
+            raise self._unreadable(error) from None
 
     def __enter__(self) -> Npz:
         return self
@@ -56,3 +71,6 @@ class Npz:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+    def _unreadable(self, error: BaseException) -> ReadError:
+        return ReadError(f"{self._path}: is no readable .npz archive ({reason(error)})")

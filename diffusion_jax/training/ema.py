@@ -3,25 +3,83 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.options import described
 from diffusion_jax.training import power_ema
 from diffusion_jax.training.choices import unknown
 
 # The share of the old average that is kept, from the number of updates made before this one (int32 scalar).
 Decay = Callable[[jax.Array], jax.Array]
 
-KINDS: dict[str, dict[str, float]] = {
-    "ddpm": {"decay": 0.9999},
-    "constant": {"decay": 0.9999},
-    "warmup": {"decay": 0.9999},
-    "edm": {"half_life": 500_000, "ramp_up_ratio": 0.05},
-    "power": {"sigma_rel": 0.1},
-    "none": {},
+_DECAY = {"decay": "share of the average that an update keeps"}
+
+
+@described(_DECAY)
+def ddpm(decay: float = 0.9999) -> Decay:
+    """1e-10 at the first update, which so copies the parameters, then `decay` (Ho et al. 2020, released code)."""
+    _check_decay(decay)
+    return lambda step: jnp.where(step < 1, 1e-10, decay).astype(jnp.float32)
+
+
+@described(_DECAY)
+def constant(decay: float = 0.9999) -> Decay:
+    """Always `decay` (improved-diffusion, DiT)."""
+    _check_decay(decay)
+    return lambda step: jnp.full((), decay, jnp.float32)
+
+
+@described(_DECAY)
+def warmup(decay: float = 0.9999) -> Decay:
+    """min(decay, (1 + n) / (10 + n)) (TensorFlow's rule, taken over by latent diffusion)."""
+    _check_decay(decay)
+
+    def kept(step: jax.Array) -> jax.Array:
+        n = jnp.asarray(step, jnp.float32)
+        return jnp.minimum(decay, (1 + n) / (10 + n))
+
+    return kept
+
+
+@described(
+    half_life="images after which a parameter's share of the average has halved",
+    ramp_up_ratio="the half-life is at most this share of the images seen; infinite: no such limit",
+)
+def edm(half_life: float = 500_000, ramp_up_ratio: float = 0.05, *, batch_size: int | None = None) -> Decay:
+    """0.5 ** (batch_size / h) with h = min(half_life, ramp_up_ratio * images seen) (Karras et al. 2022, code)."""
+    for option, value in (("half_life", half_life), ("ramp_up_ratio", ramp_up_ratio)):
+        if not value > 0:
+            raise ValueError(f"ema.{option} is {value}; it must be above 0")
+    if batch_size is None or batch_size < 1:
+        raise ValueError(f"ema.kind 'edm' needs the batch size, got {batch_size}")
+    return _half_life(batch_size, half_life, ramp_up_ratio)
+
+
+@described(sigma_rel="width of the average, relative to the training's length")
+def power(sigma_rel: float = 0.1) -> Decay:
+    """The power-function profile of width sigma_rel (Karras et al. 2024, eq. 127)."""
+    power_ema.check_width("ema.sigma_rel", sigma_rel)
+    return functools.partial(power_ema.decay, power_ema.exponent(sigma_rel))
+
+
+def none() -> Decay:
+    """0, so that the average is the parameters themselves."""
+    return lambda step: jnp.zeros((), jnp.float32)
+
+
+# The options of each are its arguments; the batch size is the training's.
+KINDS: dict[str, Callable[..., Decay]] = {
+    "ddpm": ddpm,
+    "constant": constant,
+    "warmup": warmup,
+    "edm": edm,
+    "power": power,
+    "none": none,
 }
 
 
@@ -36,16 +94,8 @@ def make_ema(
     """The decay as a function of n, the number of updates made before.
 
     Args:
-      kind: "ddpm", 1e-10 at the first update, which so copies the parameters, then `decay` (Ho et al. 2020, released
-        code); "constant", always `decay` (improved-diffusion, DiT); "warmup", min(decay, (1 + n) / (10 + n))
-        (TensorFlow's rule, taken over by latent diffusion); "edm", 0.5 ** (batch_size / h) with the half-life
-        h = min(half_life, ramp_up_ratio * images seen) (Karras et al. 2022, released code); "power", the power-function
-        profile of width sigma_rel (Karras et al. 2024, eq. 127); "none", 0, so that the average is the parameters
-        themselves.
-      decay: default 0.9999.
-      half_life: in images; default 500,000.
-      ramp_up_ratio: default 0.05; infinite for none.
-      sigma_rel: default 0.1; the standard deviation of the weights over the updates, in units of their number.
+      kind: one of KINDS.
+      decay, half_life, ramp_up_ratio, sigma_rel: the options of the kind; None takes its default.
       batch_size: images an update, over all hosts; needed by "edm".
 
     Raises:
@@ -53,38 +103,19 @@ def make_ema(
     """
     if kind not in KINDS:
         raise unknown("ema.kind", kind, KINDS)
-    options = dict(KINDS[kind])
+    taken = [name for name in inspect.signature(KINDS[kind]).parameters if name != "batch_size"]
     given = {"decay": decay, "half_life": half_life, "ramp_up_ratio": ramp_up_ratio, "sigma_rel": sigma_rel}
-    for option, value in given.items():
-        if value is None:
-            continue
-        if option not in options:
-            has = ", ".join(options) or "nothing"
+    options = {option: value for option, value in given.items() if value is not None}
+    for option, value in options.items():
+        if option not in taken:
+            has = ", ".join(taken) or "nothing"
             raise ValueError(f"ema.{option} is {value}, but {kind!r} does not have it; it has {has}")
-        if not (0 <= value < 1 if option == "decay" else value > 0):
-            allowed = "at least 0 and below 1" if option == "decay" else "above 0"
-            raise ValueError(f"ema.{option} is {value}; it must be {allowed}")
-        options[option] = value
-    if kind == "edm":
-        if batch_size is None or batch_size < 1:
-            raise ValueError(f"ema.kind 'edm' needs the batch size, got {batch_size}")
-        return _half_life(batch_size, **options)
-    if kind == "power":
-        power_ema.check_width("ema.sigma_rel", options["sigma_rel"])
-        return functools.partial(power_ema.decay, power_ema.exponent(options["sigma_rel"]))
-    limit = options.get("decay", 0.0)
+    return KINDS[kind](**options, **({"batch_size": batch_size} if kind == "edm" else {}))
 
-    def constant(step: jax.Array) -> jax.Array:
-        return jnp.full((), limit, jnp.float32)
 
-    def ddpm(step: jax.Array) -> jax.Array:
-        return jnp.where(step < 1, 1e-10, limit).astype(jnp.float32)
-
-    def warmup(step: jax.Array) -> jax.Array:
-        n = jnp.asarray(step, jnp.float32)
-        return jnp.minimum(limit, (1 + n) / (10 + n))
-
-    return {"ddpm": ddpm, "warmup": warmup}.get(kind, constant)
+def _check_decay(decay: float) -> None:
+    if not 0 <= decay < 1:
+        raise ValueError(f"ema.decay is {decay}; it must be at least 0 and below 1")
 
 
 def _half_life(batch_size: int, half_life: float, ramp_up_ratio: float) -> Decay:

@@ -14,6 +14,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from diffusion_jax.options import check_choice, check_least, described
 from diffusion_jax.training import ema, memory, metrics, replay, sharding
 from diffusion_jax.training import state as train_state
 from diffusion_jax.training.checkpoints import Checkpoints
@@ -34,7 +35,7 @@ from diffusion_jax.training.optimizer import Schedule
 from diffusion_jax.training.power_ema import PosthocEMA
 from diffusion_jax.training.scoring import Scorekeeper, Scoring
 from diffusion_jax.training.state import TrainState
-from diffusion_jax.training.step import make_train_step
+from diffusion_jax.training.step import MATMUL_PRECISIONS, make_train_step
 from diffusion_jax.training.timing import Stopwatch, Timing
 
 
@@ -42,6 +43,16 @@ class DivergenceError(ValueError):
     """The loss or its gradient is not finite any more; the message is one line for the user."""
 
 
+@described(
+    num_steps="updates",
+    accumulation_steps="parts of a batch that are gone through one after the other; 0: as few as memory allows",
+    matmul_precision="of float32 products: highest is float32; high; default lets GPUs use TF32, TPUs bfloat16",
+    log_every="updates between lines of metrics.jsonl",
+    checkpoint_every="updates between checkpoints",
+    max_to_keep="newest checkpoints that are kept, beside the best",
+    sanitize_gradients="infinities in gradients become large numbers, as in EDM's released code",
+    max_bad_steps="updates in a row that may be left out because they are not finite",
+)
 @dataclasses.dataclass(frozen=True)
 class TrainingOptions:
     """How long a run is, and how often it reports and saves.
@@ -61,7 +72,7 @@ class TrainingOptions:
       debug: end it at the first, and say what is not finite and where.
     """
 
-    num_steps: int
+    num_steps: int = 10_000
     seed: int = 0
     accumulation_steps: int = 1
     matmul_precision: str = "highest"
@@ -73,13 +84,10 @@ class TrainingOptions:
     debug: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_bad_steps < 0:
-            raise ValueError(f"training.max_bad_steps is {self.max_bad_steps}; it must be at least 0")
-        if self.accumulation_steps < 0:
-            raise ValueError(f"training.accumulation_steps is {self.accumulation_steps}; it must be at least 0")
-        for name in ("num_steps", "log_every", "checkpoint_every", "max_to_keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name} is {getattr(self, name)}; it must be at least 1")
+        check_least(0, max_bad_steps=self.max_bad_steps, accumulation_steps=self.accumulation_steps)
+        check_least(1, num_steps=self.num_steps, log_every=self.log_every)
+        check_least(1, checkpoint_every=self.checkpoint_every, max_to_keep=self.max_to_keep)
+        check_choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
 
 
 @dataclasses.dataclass(frozen=True)

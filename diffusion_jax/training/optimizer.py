@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diffusion_jax.options import described
 from diffusion_jax.training.choices import unknown
 
 # The parameters as they have to be after an update.
@@ -17,13 +21,42 @@ Projection = Callable[[Any], Any]
 # The learning rate from the number of updates made before (int32 scalar).
 Schedule = Callable[[Any], jax.Array]
 
-# The options of each update rule beside the learning rate, with their defaults.
-OPTIMIZERS: dict[str, tuple[Callable[..., optax.GradientTransformation], dict[str, float]]] = {
-    "adam": (optax.adam, {"b1": 0.9, "b2": 0.999, "eps": 1e-8}),
-    "adamw": (optax.adamw, {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-2}),
-    "radam": (optax.radam, {"b1": 0.9, "b2": 0.999, "eps": 1e-8}),
-    "sgd": (optax.sgd, {"momentum": 0.0}),
+# An update rule with its options, for a learning rate.
+Rule = Callable[[Schedule], optax.GradientTransformation]
+
+_BETAS = {
+    "b1": "decay of the mean of the gradients",
+    "b2": "decay of the mean of their squares",
+    "eps": "added to the root of that mean",
 }
+
+
+@described(_BETAS)
+def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Rule:
+    """Adam (Kingma and Ba 2015)."""
+    return functools.partial(optax.adam, b1=b1, b2=b2, eps=eps)
+
+
+@described(_BETAS, weight_decay="of every parameter, apart from the gradients")
+def adamw(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 1e-2) -> Rule:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+    return functools.partial(optax.adamw, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+
+
+@described(_BETAS)
+def radam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Rule:
+    """Rectified Adam (Liu et al. 2020)."""
+    return functools.partial(optax.radam, b1=b1, b2=b2, eps=eps)
+
+
+@described(momentum="share of the last update that is kept")
+def sgd(momentum: float = 0.0) -> Rule:
+    """Stochastic gradient descent."""
+    return functools.partial(optax.sgd, momentum=momentum)
+
+
+# The options of each beside the learning rate are its arguments.
+OPTIMIZERS: dict[str, Callable[..., Rule]] = {"adam": adam, "adamw": adamw, "radam": radam, "sgd": sgd}
 # What a schedule multiplies the learning rate by, as a function of progress in [0, 1] through the steps after warm-up.
 SCHEDULES: dict[str, Callable[[Any], Any]] = {
     "constant": jnp.ones_like,
@@ -32,6 +65,26 @@ SCHEDULES: dict[str, Callable[[Any], Any]] = {
 }
 # EDM2's rule decays from a step of its own on and has no end.
 INVERSE_SQRT = "inverse_sqrt"
+
+
+@described(
+    learning_rate="of the updates, after warm-up",
+    warmup_steps="updates in which the learning rate grows; 0 starts at the full one",
+    warmup_images="the same in images; only one of the two can be given",
+    schedule="of the learning rate: constant, cosine (to 0), linear (to 0) or inverse_sqrt",
+    decay_start="updates after which inverse_sqrt decays",
+    clip_norm="the gradient is scaled down to this norm where it is larger; None: never",
+)
+@dataclasses.dataclass(frozen=True)
+class Descent:
+    """The options of `make_optimizer` that every update rule has, which checks them."""
+
+    learning_rate: float = 2e-4
+    warmup_steps: int = 0
+    warmup_images: int | None = None
+    schedule: str = "constant"
+    decay_start: int | None = None
+    clip_norm: float | None = 1.0
 
 
 def make_optimizer(
@@ -78,14 +131,14 @@ def make_optimizer(
         raise ValueError(f"optimizer.learning_rate is {learning_rate}; it must be above 0")
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"optimizer.clip_norm is {clip_norm}; it must be above 0, or None to never clip")
-    rule, defaults = OPTIMIZERS[name]
+    taken = inspect.signature(OPTIMIZERS[name]).parameters
     given = {"b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
-    options = dict(defaults)
+    options = {}
     for option, value in given.items():
         if value is None:
             continue
-        if option not in defaults:
-            has = ", ".join(defaults)
+        if option not in taken:
+            has = ", ".join(taken)
             raise ValueError(f"optimizer.{option} is {value}, but {name!r} does not have it; it has {has}")
         if not (0 <= value < 1 if option in ("b1", "b2", "momentum") else value >= 0):
             allowed = "at least 0 and below 1" if option in ("b1", "b2", "momentum") else "at least 0"
@@ -93,7 +146,7 @@ def make_optimizer(
         options[option] = value
     warmup = _warmup_steps(warmup_steps, warmup_images, batch_size)
     rate = make_schedule(learning_rate, warmup, schedule, num_steps, decay_start)
-    update = rule(rate, **options)
+    update = OPTIMIZERS[name](**options)(rate)
     return (update if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), update)), rate
 
 

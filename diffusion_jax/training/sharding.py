@@ -19,6 +19,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from diffusion_jax.options import described
+
 AXES = ("data", "fsdp", "tensor")
 # Every device along these axes works on other examples.
 BATCH_AXES = ("data", "fsdp")
@@ -41,6 +43,11 @@ MESH_AXES = {"heads": "tensor", "hidden": "tensor"}
 STACKED = re.compile(r"_\d+_to_\d+/")
 
 
+@described(
+    data="devices that split the batch; -1: all that are left",
+    fsdp="devices that split the batch and the parameters",
+    tensor="devices that split the work on one example",
+)
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh (data, fsdp, tensor) of all devices of all hosts, or of those given.
 

@@ -23,7 +23,7 @@ def step(depth: int, devices: int) -> tuple:
     config = experiment.default()
     config.data.image_size, config.data.channels = 8, 4
     config.model.update({"name": "dit", "width": 64, "depth": depth, "num_heads": 2})
-    return build.method(config, None), {"image": ((8, 8, 4), "float32")}, mesh_of(devices), 16
+    return build.model(config, build.of_classes(None)), {"image": ((8, 8, 4), "float32")}, mesh_of(devices), 16
 
 
 def mesh_of(devices: int):

@@ -5,6 +5,7 @@ import pytest
 from configs import digits
 from diffusion_jax import config as experiment
 from diffusion_jax.config import build
+from diffusion_jax.methods.diffusion import building
 from diffusion_jax.models.registry import MODELS
 
 
@@ -16,7 +17,7 @@ def test_every_network_has_a_small_version(name):
     config.quick = True
     small = experiment.shrink(config)
     experiment.check(small, num_devices=1)
-    build.network(small, num_classes=10)  # refuses fields and images that do not fit
+    building.network(small, num_classes=10)  # refuses fields and images that do not fit
     assert small.data.name == "digits" and small.data.image_size <= 32
     assert build.source(small, "train").image_shape == (small.data.image_size, small.data.image_size, 3)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from diffusion_jax import config as experiment
-from diffusion_jax.config import build
 from diffusion_jax.diffusion import samplers
+from diffusion_jax.methods.diffusion import building
 
 
 def sampler(process: str, **fields):
@@ -13,14 +13,13 @@ def sampler(process: str, **fields):
     config = experiment.default()
     config.process.name = process
     config.sampling.num_steps = 10
-    for field, value in fields.items():
-        config.sampling[field] = value
+    config.sampling.update(fields)
     if fields.get("variance") == "learned_range":
         config.method.bound = "hybrid"
     if process == "rectified_flow":
         config.method.prediction = "velocity"
     experiment.check(config, num_devices=1)
-    return build.sampler(config, build.process(config))
+    return building.sampler(config, building.process(config))
 
 
 # (process, fields of `sampling`, network evaluations of ten steps)

@@ -17,7 +17,7 @@ def run(tmp_path):
     """A run with one checkpoint, whose average is not its parameters."""
     config = tiny.get_config()
     config.model.update({"name": "unet", "channels": 8, "channel_mults": (1, 2), "num_res_blocks": 1, "norm_groups": 4})
-    config.model.update({"attention_resolutions": (4,), "width": None, "depth": None})
+    config.model.update({"attention_resolutions": (4,)})
     session = Session(config, tmp_path / "run")
     session.make_workdir()
     session.write_config()

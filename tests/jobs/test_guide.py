@@ -72,8 +72,8 @@ def test_a_guide_for_other_images_is_refused(trained, tmp_path):
     with pytest.raises(ConfigError, match=r"was trained with data.image_size 8, but here it is 16"):
         Session(config, tmp_path)
     config = config_of(guidance_scale=2.0, guide=str(trained))
-    config.latents.final_std = 0.5
-    with pytest.raises(ConfigError, match=r"was trained with latents.final_std 1.0, but here it is 0.5"):
+    config.process.offset = 0.5
+    with pytest.raises(ConfigError, match=r"was trained with process.offset 0.008, but here it is 0.5"):
         Session(config, tmp_path)
 
 

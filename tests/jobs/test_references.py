@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax import data, metrics
+from diffusion_jax.config import build
 from diffusion_jax.jobs import references
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.methods.latent_diffusion.model import LatentDiffusion
@@ -114,7 +115,7 @@ def test_moments_of_latents_are_kept_by_how_they_are_decoded(made, tmp_path, mon
     assert isinstance(session.trained, LatentDiffusion)
     space = dataclasses.replace(session.trained.space, unit_range=True)
     session.trained = dataclasses.replace(session.trained, space=space)
-    session.decoder = session._build_decoder()
+    session.decoder = build.decoder(session.config, session.trained)
     other = measured(session, session.train_source)
     assert (other.features.mean != first.features.mean).any()
 

@@ -15,7 +15,7 @@ def test_data_that_are_not_there_leave_the_config_of_a_run_alone(class_condition
     config.method.class_conditional = class_conditional
     config.sampling.guidance_scale = 1.0
     config.data.name, config.data.path = "image_folder", str(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=r"config.data: .*nowhere"):
+    with pytest.raises(ConfigError, match=r"config.data.path .*nowhere"):
         run.run(config, tmp_path, ("train",), command="")
     assert (tmp_path / "config.json").read_text() == "the run's"
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.config import build, schema
-from diffusion_jax.config.check import ConfigError
+from diffusion_jax import config as experiment
+from diffusion_jax.config import ConfigError
+from diffusion_jax.methods.diffusion import building
 from diffusion_jax.models import MODELS, AutoencoderKL, ConditionalUNet, FluxTransformer, MMDiT
 from diffusion_jax.models.remat import POLICIES, rematerialized
 from diffusion_jax.models.transformer import TransformerBlock
@@ -126,10 +127,10 @@ def test_unknown_names_are_refused():
 
 @pytest.mark.parametrize("name", ["dit", "unet", "edm_unet", "edm2_unet"])
 def test_configs_reach_it(name):
-    config = schema.default()
+    config = experiment.default()
     config.model.name, config.model.remat = name, "dots"
     config.data.image_size = 32
-    assert build.network(config, None).remat == "dots"
+    assert building.network(config, None).remat == "dots"
     config.model.remat = "half"
     with pytest.raises(ConfigError, match=r"^config.model: remat='half': it could be 'none' or"):
-        build.network(config, None)
+        building.network(config, None)

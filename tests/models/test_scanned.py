@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from diffusion_jax.config import build, schema
+from diffusion_jax import config as experiment
+from diffusion_jax.methods.diffusion import building
 from diffusion_jax.models import DiT, FluxTransformer, MMDiT, UNet
 from diffusion_jax.models.scanned import apply_layers, scanned, stack, unrolled, unstack
 from diffusion_jax.models.transformer import SpatialTransformer
@@ -168,6 +169,6 @@ def test_attention_maps_need_the_blocks_written_out():
 
 
 def test_configs_reach_it():
-    config = schema.default()
+    config = experiment.default()
     config.model.name, config.model.scan_layers, config.data.image_size = "dit", True, 8
-    assert build.network(config, None) == DiT(out_channels=3, scan_layers=True)
+    assert building.network(config, None) == DiT(out_channels=3, scan_layers=True)

@@ -159,7 +159,7 @@ def test_another_model_is_refused(tmp_path):
 def test_a_batch_that_does_not_split_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"training.batch_size is 12; it must be a multiple of 8"):
         toy.train(tmp_path, batches=toy.Counter(batch_size=12), mesh=sharding.make_mesh())
-    with pytest.raises(ValueError, match=r"training.checkpoint_every is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match=r"checkpoint_every is 0; it must be 1 or more"):
         toy.train(tmp_path, checkpoint_every=0)
 
 

@@ -58,5 +58,5 @@ def test_a_run_cuts_its_batch_by_the_memory(tmp_path, monkeypatch, capfd):
 
 
 def test_a_negative_number_of_parts_is_named():
-    with pytest.raises(ValueError, match="accumulation_steps is -1; it must be at least 0"):
+    with pytest.raises(ValueError, match="accumulation_steps is -1; it must be 0 or more"):
         loop.TrainingOptions(num_steps=1, accumulation_steps=-1)

@@ -200,7 +200,7 @@ def real_method(name):
             },
         }[name]
     )
-    method = build.method(config, num_classes=3)
+    method = build.model(config, build.of_classes(3))
     return Real(**{field.name: getattr(method, field.name) for field in dataclasses.fields(method)})
 
 

@@ -178,6 +178,8 @@ def build(
     """Packs rows into a sampler. Raises ValueError for an empty list or a coefficient that is not finite."""
     if not rows:
         raise ValueError("a sampler needs at least one step")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip is {clip}; it must be above 0")
     order = max(max(len(row.history), len(row.anchor_history)) for row in rows)
 
     def weights(*singles: float, history: Sequence[float]) -> list[float]:

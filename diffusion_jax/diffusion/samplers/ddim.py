@@ -7,7 +7,7 @@ import numpy as np
 from diffusion_jax.diffusion import prediction as predictions
 from diffusion_jax.diffusion.process import DiscreteProcess
 from diffusion_jax.diffusion.samplers import core, spacing, texts
-from diffusion_jax.options import described
+from diffusion_jax.options import check_least, described
 
 
 @described(
@@ -42,6 +42,7 @@ def ddim(
     clipped estimate (OpenAI) instead of from the raw output (diffusers); `final_alpha_cumprod` is alpha_bar where the
     last step lands: 1, or alphas_cumprod[0] in latent diffusion.
     """
+    check_least(0, eta=eta)
     visited = spacing.visited(process.num_timesteps, num_steps, spacing_rule, offset, respacing, repeats=True)
     alphas_cumprod = process.alphas_cumprod[visited]
     following = np.append(alphas_cumprod[1:], final_alpha_cumprod)

@@ -11,7 +11,7 @@ from diffusion_jax.diffusion import preconditioning
 from diffusion_jax.diffusion import prediction as predictions
 from diffusion_jax.diffusion.process import Process
 from diffusion_jax.diffusion.samplers import core, spacing, texts
-from diffusion_jax.options import described
+from diffusion_jax.options import check_least, described
 
 Function = Callable[[float], float]
 SOLVERS = ("euler", "heun")
@@ -115,6 +115,7 @@ def edm_ablation(
       rho: of the discretisation "edm". epsilon_s: the smallest t of "vp".
       s_churn, s_min, s_max, s_noise: as in `edm`.
     """
+    check_least(0, s_churn=s_churn, s_noise=s_noise)
     for name, value, known in (
         ("solver", solver, SOLVERS),
         ("discretization", discretization, tuple(RANGES)),

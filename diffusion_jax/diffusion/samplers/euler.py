@@ -7,7 +7,7 @@ import numpy as np
 from diffusion_jax.diffusion.process import Process
 from diffusion_jax.diffusion.samplers import core, grid, texts
 from diffusion_jax.diffusion.samplers.grid import Grid
-from diffusion_jax.options import described
+from diffusion_jax.options import check_least, described
 
 
 def euler_on(points: Grid, clip: float | None = None) -> core.Sampler:
@@ -84,5 +84,6 @@ def euler_ancestral(
     clip: float | None = None,
 ) -> core.Sampler:
     """Stochastic, one evaluation a step; see `euler_ancestral_on`, and `grid.make` for the options."""
+    check_least(0, eta=eta)
     points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
     return euler_ancestral_on(points, eta, clip)

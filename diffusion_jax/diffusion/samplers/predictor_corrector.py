@@ -77,5 +77,7 @@ def predictor_corrector(
 
     snr 0.16 is the paper's for VE; 0.01 to 0.05 suit VP. It stops at the process's last noise level, as the paper does.
     """
+    if not snr > 0:
+        raise ValueError(f"snr is {snr}; it must be above 0")
     points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
     return predictor_corrector_on(points, snr, corrector_steps, clip)
