@@ -29,10 +29,20 @@ def prepare() -> None:
             ours = [flag for name, flag in _CPU_FLAGS.items() if name not in flags]
             os.environ["XLA_FLAGS"] = " ".join([flags, *ours]).strip()
         _keep_freed_memory()
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "diffusion_jax" / "jax"))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := _cache_folder()) is not None:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+
+def _cache_folder() -> Path | None:
+    """Where compiled programs are kept; None for a user who has no home or cannot write there."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffusion_jax" / "jax"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (RuntimeError, OSError):  # no HOME, and a user that the system does not know; a folder that is not theirs
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def _keep_freed_memory() -> None:

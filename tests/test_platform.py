@@ -38,6 +38,29 @@ def test_the_users_flags_stay():
     assert "cse_barrier_expander" not in flags and "-individual_convolution" in flags
 
 
+# A user whom the system does not know has no home where HOME is unset; the other has a cache that is a file.
+NO_HOME = """
+import os, pwd
+def unknown(uid):
+    raise KeyError(uid)
+pwd.getpwuid = unknown
+os.environ.pop("HOME", None), os.environ.pop("XDG_CACHE_HOME", None)
+"""
+FILE_AS_CACHE = "import os; os.environ['XDG_CACHE_HOME'] = os.devnull"
+COMPUTES = """
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+from diffusion_jax import platform
+platform.prepare()
+import diffusion_jax.main, jax
+print(os.environ.get("JAX_COMPILATION_CACHE_DIR"), jax.jit(lambda x: x + 1)(1))
+"""
+
+
+@pytest.mark.parametrize("user", [NO_HOME, FILE_AS_CACHE], ids=["no home", "no cache folder"])
+def test_a_user_without_a_home_or_a_cache_folder(user):
+    assert printed(f"{user}\n{COMPUTES}") == "None 2"
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
 def test_freed_memory_is_kept_unless_the_user_has_set_malloc_up():
     pages = 200_000_000 // os.sysconf("SC_PAGE_SIZE")

@@ -71,7 +71,7 @@ def _setting(text: str) -> tuple[str, Any]:
         raise ValueError(f"--set {text}: it must be NAME=VALUE, for example num_heads=4")
     try:
         return name, json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return name, value
 
 

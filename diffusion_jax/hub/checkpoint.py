@@ -29,7 +29,7 @@ from diffusion_jax.hub import (
     tiny_autoencoder,
     unet2d,
 )
-from diffusion_jax.hub.files import CheckpointError, read_config, read_tensors, write_config, write_tensors
+from diffusion_jax.hub.files import CheckpointError, read_config, read_tensors, refusal, write_config, write_tensors
 from diffusion_jax.hub.format import Config, Format, parameter_shapes
 from diffusion_jax.hub.tensors import flatten, from_params, to_params
 from diffusion_jax.models.scanned import unrolled
@@ -107,8 +107,8 @@ def load(
         shapes = parameter_shapes(model, inputs)
     except KeyError as error:
         raise CheckpointError(f"{directory / 'config.json'}: the setting {error} is missing") from None
-    except ValueError as error:
-        raise CheckpointError(f"{directory / 'config.json'}: {error}") from None
+    except Exception as error:  # settings of any type and size arrive at constructors, NumPy and XLA
+        raise CheckpointError(f"{directory / 'config.json'}: {refusal(error)}") from None
     layout = format_.tensors(model, shapes, settings)
     return model, to_params(layout, tensors, where=str(directory), dtype=param_dtype)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,18 +11,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from diffusion_jax import readers
 from diffusion_jax.hub import compvis
 from diffusion_jax.hub.checkpoint import FORMATS
-from diffusion_jax.hub.files import CheckpointError
+from diffusion_jax.hub.files import CheckpointError, TensorFile, read_object
 from diffusion_jax.hub.lora_factors import PARTS, Module, Stated, stranger
 from diffusion_jax.hub.tensors import Path as Place
-from diffusion_jax.hub.tensors import Tensor, few, flatten
+from diffusion_jax.hub.tensors import Tensor, flatten
 from diffusion_jax.models.conditional_unet import ConditionalUNet
 from diffusion_jax.pipelines import adapters
 from diffusion_jax.pipelines.latent import LatentDiffusion
+from diffusion_jax.readers import few
 
 # What a name can begin with -> the network of the pipeline. The first that fits counts.
 DOTTED = {
@@ -124,7 +123,7 @@ def _locate(path: Path) -> tuple[Path, dict[str, dict[str, Any]]]:
         raise CheckpointError(f"{file}: no such LoRA file")
     config = path / "adapter_config.json"
     if path.is_dir() and config.is_file():
-        return file, {"": _object(config.read_text(encoding="utf-8"), str(config))}
+        return file, {"": read_object(config)}
     return file, _metadata(file)
 
 
@@ -132,26 +131,17 @@ def _metadata(file: Path) -> dict[str, dict[str, Any]]:
     """peft's settings by network, as diffusers stores them in the header: {"unet": {"lora_alpha": 8, ...}}."""
     if file.suffix != ".safetensors":
         return {}
+    with TensorFile(file) as opened:
+        text = opened.metadata.get(METADATA, "{}")
     try:
-        with safe_open(file, framework="numpy") as opened:
-            text = (opened.metadata() or {}).get(METADATA, "{}")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: not a readable .safetensors file ({error})") from None
+        stated = readers.parse_object(text, f"{file}: its header's {METADATA}")
+    except readers.ReadError as error:
+        raise CheckpointError(str(error)) from None
     settings: dict[str, dict[str, Any]] = {}
-    for key, value in _object(text, f"{file}: its header's {METADATA}").items():
+    for key, value in stated.items():
         network, _, option = key.partition(".")
         settings.setdefault(network, {})[option] = value
     return settings
-
-
-def _object(text: str, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where}: not JSON ({readers.reason(error)})") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{where}: holds a {type(found).__name__}; it must hold a JSON object")
-    return found
 
 
 def _stated(name: str, settings: Mapping[str, Mapping[str, Any]]) -> Stated:

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.hub import autoencoder, compvis, conditional_unet, open_clip, text_encoders
-from diffusion_jax.hub.files import CheckpointError, TensorFile
+from diffusion_jax.hub.files import CheckpointError, TensorFile, refusal
 from diffusion_jax.hub.format import Config, Format, parameter_shapes
 from diffusion_jax.hub.tensors import Shapes, Tensor, to_params
 
@@ -109,8 +109,8 @@ def load(
             settings = chosen.settings(shapes, config, family(file.shapes))
             model = chosen.format.build(settings, dtype)
             network_shapes = parameter_shapes(model, chosen.format.inputs(model, settings))
-        except ValueError as error:
-            raise CheckpointError(f"{path}: {error}") from None
+        except Exception as error:  # as of a folder's config.json
+            raise CheckpointError(f"{path}: {refusal(error)}") from None
         layout = chosen.tensors(model, network_shapes, settings)
         stored = file.tensors(prefix)
         used = {name: value for name, value in stored.items() if not chosen.unused(name, model)}

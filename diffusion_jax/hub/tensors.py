@@ -14,6 +14,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from diffusion_jax.hub.files import CheckpointError
+from diffusion_jax.readers import few
 
 Path = tuple[str, ...]
 Shapes = Mapping[Path, tuple[int, ...]]
@@ -95,16 +96,6 @@ def leaf_name(path: Path) -> str:
     return "bias" if path[-1] == "bias" else "weight"
 
 
-def few(names: Sequence[str], room: int = 90) -> str:
-    """The first of many names, for a message that counts them: as many as so many characters hold, at least one."""
-    shown = [names[0][:room]]
-    for name in names[1:]:
-        if sum(map(len, shown)) + len(name) > room:
-            return f"{', '.join(shown)}, ..."
-        shown.append(name)
-    return ", ".join(shown)
-
-
 def flatten(params: Any) -> dict[Path, Any]:
     """{path: leaf} of a nested dictionary of arrays (or of shapes)."""
     leaves, _ = jax.tree.flatten_with_path(params)
@@ -144,7 +135,7 @@ def to_params(
         if name in tensors and tensors[name].shape != tensor.shape
     ]
     problems = [
-        f"{len(names)} {what}: {few(names)}"
+        f"{len(names)} {what}: {few(names, 60)}"
         for what, names in (("missing", missing), ("left over", left_over), ("of the wrong shape", wrong))
         if names
     ]

@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 from PIL import Image, PngImagePlugin
 
-from diffusion_jax import __version__, hub
+from diffusion_jax import __version__, hub, readers
 from diffusion_jax.pipelines.latent import LatentDiffusion
 from diffusion_jax.pipelines.unconditional import Unconditional
 from diffusion_jax.training import sharding
@@ -162,10 +162,8 @@ def _inputs(request: Request, pipe: Any, count: int) -> dict[str, Any]:
     """Arrays and sizes that all batches share, and the latents of all images."""
     given: dict[str, Any] = {}
     if request.latents is not None:
-        try:
+        with readers.decoding(f"--latents {request.latents}", ".npy file"):
             given["latents"] = np.load(request.latents, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--latents {request.latents}: not a readable .npy file ({error})") from None
         if len(given["latents"]) != count:
             raise ValueError(f"--latents {request.latents}: holds {len(given['latents'])} starts for {count} images")
     if isinstance(pipe, Unconditional):

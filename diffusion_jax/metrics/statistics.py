@@ -116,7 +116,7 @@ def load_own(path: str | Path) -> Statistics | None:
         with readers.Npz(path) as file:
             if "manifest" not in file:
                 return None
-            manifest = json.loads(str(file["manifest"]))
+            manifest = readers.parse_object(str(file["manifest"]), f"{path}: its manifest")
             if manifest.pop("format") != FORMAT:
                 raise StatisticsError(f"{path}: written by a newer version of diffusion_jax; update it")
             spatial = gaussian(file["mu_s"], file["sigma_s"], "_s") if "mu_s" in file else None

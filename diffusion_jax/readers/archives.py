@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import lzma
 import os
-import struct
-import tokenize
-import zipfile
-import zlib
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from diffusion_jax.readers.errors import ReadError, reason
+from diffusion_jax.readers.errors import ReadError, decoding
 
-# What zipfile, its decompressors and NumPy raise for archives that are damaged, encrypted or of an unknown kind.
-_RAISED = (
-    *(OSError, EOFError, KeyError, ValueError, TypeError, RuntimeError, MemoryError, OverflowError, SyntaxError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError),
-)
+_KIND = ".npz archive"
 # An array that says it is this many times larger than its part of the file is a trap, not data.
 _LARGEST_RATIO = 2000
 
@@ -36,10 +27,8 @@ class Npz:
 
     def __init__(self, path: str | os.PathLike[str]):
         self._path = Path(path)
-        try:
+        with decoding(self._path, _KIND):
             opened = np.load(self._path, allow_pickle=False)
-        except _RAISED as error:
-            raise self._unreadable(error) from None
         if not isinstance(opened, np.lib.npyio.NpzFile):
             raise ReadError(f"{self._path}: is a single array; an .npz archive has names")
         self._file = opened
@@ -52,17 +41,13 @@ class Npz:
         """The array of that name. Raises ReadError where there is none, or it cannot be read."""
         if name not in self.names:
             raise ReadError(f"{self._path}: has no array {name!r}; it has {', '.join(self.names[:8]) or 'none'}")
-        try:
+        with decoding(self._path, _KIND):
             archive = self._file.zip
             if archive is not None:
                 entry = archive.getinfo(name if name in archive.NameToInfo else f"{name}.npy")
                 if entry.file_size > _LARGEST_RATIO * max(entry.compress_size, 1 << 16):
                     raise ReadError(f"{self._path}: {name!r} would grow to {entry.file_size:,} bytes")
             return self._file[name]
-        except ReadError:
-            raise
-        except _RAISED as error:
-            raise self._unreadable(error) from None
 
     def __enter__(self) -> Npz:
         return self
@@ -71,6 +56,3 @@ class Npz:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-
-    def _unreadable(self, error: BaseException) -> ReadError:
-        return ReadError(f"{self._path}: is no readable .npz archive ({reason(error)})")

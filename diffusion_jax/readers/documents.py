@@ -14,16 +14,33 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """The content of a JSON file in UTF-8. Raises ReadError, in one line that names the file."""
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise ReadError(f"{path}: cannot be read as JSON ({reason(error)})") from None
+    return parse_json(text, str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The content of a text in JSON. Raises ReadError, in one line that begins with where the text was found."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ReadError(f"{where}: cannot be read as JSON ({reason(error)})") from None
 
 
 def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The JSON object in a file. Raises ReadError, in one line that names the file."""
-    content = read_json(path)
+    return _object(read_json(path), str(path))
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """The JSON object that a text holds. Raises ReadError, in one line that begins with where the text was found."""
+    return _object(parse_json(text, where), where)
+
+
+def _object(content: Any, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise ReadError(f"{path}: holds a {type(content).__name__}; it must hold a JSON object")
+        raise ReadError(f"{where}: holds a {type(content).__name__}; it must hold a JSON object")
     return content
 
 

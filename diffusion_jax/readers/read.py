@@ -1,19 +1,16 @@
 """Finds out by content what a file is, and reads its tensors."""
 
 import io
-import json
 import mmap
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from diffusion_jax.readers import allowed, torch_files
-from diffusion_jax.readers.errors import ReadError
+from diffusion_jax.readers.errors import ReadError, decoding, one_line
 from diffusion_jax.readers.graph_def import read_constants
 from diffusion_jax.readers.pickle_machine import resolve, run
 
@@ -21,6 +18,8 @@ _FORMATS = "PyTorch (zip, legacy, TorchScript), pickle of arrays, .npz, .safeten
 # The levels at which a module of PyTorch keeps its tensors and its parts; their names do not count in a state dict.
 _MODULE_LEVELS = ("_parameters", "_buffers", "_modules")
 _NODE_LIMIT = 1_000_000
+# characters of a message behind the name of the file: shapes and names come from the file, and may be of any length
+_LONGEST = 250
 
 
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
@@ -42,7 +41,7 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     try:
         tensors = dict(_named_arrays(tree))
     except ReadError as error:
-        raise ReadError(f"{path}: {error}") from None
+        raise ReadError(f"{path}: {one_line(error, _LONGEST)}") from None
     if not tensors:
         raise ReadError(f"{path}: holds no tensors")
     return tensors
@@ -59,17 +58,14 @@ def read_tree(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            if not size:
-                raise ReadError("is empty")
-            return _read(path, file, size)
+        with decoding(None, "file of tensors"):
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                if not size:
+                    raise ReadError("is empty")
+                return _read(path, file, size)
     except ReadError as error:
-        raise ReadError(f"{path}: {error}") from None
-    except FileNotFoundError:
-        raise ReadError(f"{path}: no such file") from None
-    except (OSError, RecursionError, MemoryError) as error:
-        raise ReadError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
+        raise ReadError(f"{path}: {one_line(error, _LONGEST)}") from None
 
 
 def _read(path: Path, file: IO[bytes], size: int) -> Any:
@@ -93,16 +89,11 @@ def _read(path: Path, file: IO[bytes], size: int) -> Any:
 
 
 def _read_archive(file: IO[bytes], size: int) -> Any:
-    try:
-        with torch_files.checked_zip(file, size) as archive:
-            names = archive.namelist()
-            if names and all(name.endswith(".npy") for name in names):
-                return {name.removesuffix(".npy"): _read_npy(archive.read(name)) for name in names}
-            return torch_files.read_zip(archive)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        if isinstance(error, ReadError):
-            raise
-        raise ReadError(f"is a broken zip archive ({' '.join(str(error).split())[:120]})") from None
+    with decoding(None, "zip archive"), torch_files.checked_zip(file, size) as archive:
+        names = archive.namelist()
+        if names and all(name.endswith(".npy") for name in names):
+            return {name.removesuffix(".npy"): _read_npy(archive.read(name)) for name in names}
+        return torch_files.read_zip(archive)
 
 
 def _read_npy(data: bytes) -> np.ndarray:
@@ -120,11 +111,8 @@ def _read_npy(data: bytes) -> np.ndarray:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ReadError(f"is not a readable .safetensors file ({' '.join(str(error).split())[:120]})") from None
+    with decoding(None, ".safetensors file"), safe_open(path, framework="numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     return {name: _widened(tensor) for name, tensor in tensors.items()}
 
 

@@ -58,7 +58,7 @@ def test_an_npz_holds_out_every_tenth_row(tmp_path):
         (None, {"channels": 3}, "channels is 3, but the latents in .* have 4, neither as many nor twice"),
         ("latents.json", {}, "has no latents.json: it was not written by the command encode, or not wholly"),
         ("a list", {}, "latents.json: holds a list; it must hold a JSON object"),
-        ("train/latents-00000.npy", {}, "latents-00000.npy cannot be read"),
+        ("train/latents-00000.npy", {}, "latents-00000.npy: is no readable .npy file"),
         ("train/labels.npy", {}, r"labels must be integers, one for each of 7 latents, got \[2\]"),
         (None, {"path": "/nowhere"}, "must be a folder of encoded images or an .npz, but there is nothing"),
         (None, {"path": None}, "the source 'latents' needs path"),

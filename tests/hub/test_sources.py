@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from diffusion_jax import hub
 from tests import golden
 from tests.hub.folders import STEM, write
+from tests.readers import torch_writer
 
 NAME = "vae-tiny"
 
@@ -58,6 +59,74 @@ def test_shards_of_a_variant(tmp_path):
     sharded = hub.load(tmp_path, variant="fp16")[1]
     save_file(tensors, tmp_path / f"{STEM}.fp16.safetensors")
     assert_same(sharded, hub.load(tmp_path, variant="fp16")[1])
+
+
+def pickled(path, tensors, monkeypatch) -> None:
+    with monkeypatch.context() as patched:
+        torch_writer.save(path, tensors, torch_writer.stand_in(patched))
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_weights_of_pytorch_where_there_are_no_others(variant, tmp_path, monkeypatch):
+    expected = hub.load(write(NAME, tmp_path))[1]
+    if variant is not None:
+        expected = jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), expected)
+    tensors = golden.fill_tensors(NAME) if variant is None else {n: v.astype(np.float32) for n, v in halves().items()}
+    (tmp_path / f"{STEM}.safetensors").unlink()
+    names, middle = sorted(tensors), "" if variant is None else f".{variant}"
+    files = {f"{STEM}{middle}-0000{i}-of-00002.bin": names[i - 1 :: 2] for i in (1, 2)}
+    for file, part in files.items():
+        pickled(tmp_path / file, {name: tensors[name] for name in part}, monkeypatch)
+    index = {"weight_map": {name: file for file, part in files.items() for name in part}}
+    (tmp_path / f"{STEM}.bin.index{middle}.json").write_text(json.dumps(index))
+    assert_same(hub.load(tmp_path, variant=variant)[1], expected)
+    for file in files:
+        (tmp_path / file).unlink()
+    with pytest.raises(hub.CheckpointError, match="2 of 2 are not there"):
+        hub.load(tmp_path, variant=variant)
+    pickled(tmp_path / f"{STEM}{middle}.bin", tensors, monkeypatch)
+    assert_same(hub.load(tmp_path, variant=variant)[1], expected)
+
+
+def test_pytorch_weights_of_text_encoders_and_what_trainers_leave_beside_them(tmp_path, monkeypatch):
+    expected = hub.load(write("text-t5", tmp_path))[1]
+    (weights,) = tmp_path.glob("*.safetensors")
+    weights.unlink()
+    (tmp_path / "training_args.bin").write_bytes(b"not weights")
+    pickled(tmp_path / "pytorch_model.bin", golden.fill_tensors("text-t5"), monkeypatch)
+    assert_same(hub.load(tmp_path)[1], expected)
+
+
+@pytest.mark.parametrize("shard", ["../outside.safetensors", 5, ["a"], None])
+def test_shards_are_files_of_the_folder(shard, tmp_path):
+    write(NAME, tmp_path)
+    (tmp_path / f"{STEM}.safetensors").unlink()
+    (tmp_path / f"{STEM}.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": shard}}))
+    with pytest.raises(hub.CheckpointError, match="not an index with a weight_map to files of its folder"):
+        hub.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("block_out_channels", 1e308),
+        ("block_out_channels", "x" * 10**6),
+        ("layers_per_block", [1]),
+        ("layers_per_block", None),
+        ("norm_num_groups", 0),
+        ("norm_num_groups", {}),
+        ("latent_channels", "four"),
+        ("_class_name", ["a"] * 10**5),
+    ],
+)
+def test_settings_of_the_wrong_type_are_one_line(field, value, tmp_path):
+    config = golden.config("vae-kl") | {field: value}
+    write("vae-kl", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(hub.CheckpointError) as caught:
+        hub.load(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(str(tmp_path)) and "\n" not in message and len(message) < len(str(tmp_path)) + 300
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -113,10 +113,8 @@ def _record(root: Path) -> dict[str, Any]:
 
 
 def _open(path: Path) -> np.ndarray:
-    try:
+    with readers.decoding(path, ".npy file"):
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, OverflowError, MemoryError) as error:
-        raise ValueError(f"{path} cannot be read: {readers.reason(error)}") from None
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
