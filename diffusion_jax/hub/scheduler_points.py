@@ -47,13 +47,10 @@ def chain(
 def levels(chain: DiscreteProcess) -> np.ndarray:
     """sigma / alpha of every timestep, float64 [T], finite also at zero terminal SNR.
 
-    Raises ValueError for a chain that reaches more noise before its last timestep than what stands for no signal there.
+    The value that stands for no signal at the last timestep may be more signal than there is at the last but one, as on
+    DDPM's linear chain: these levels are diffusers'.
     """
     alphas_cumprod = np.where(chain.alphas_cumprod == 0, _SMALLEST_ALPHAS_CUMPROD, chain.alphas_cumprod)
-    if (np.diff(alphas_cumprod) > 0).any():
-        raise ValueError(
-            "rescale_betas_zero_snr: this chain has more noise at the last timestep but one than at the last"
-        )
     return np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
 
 
@@ -68,9 +65,23 @@ def level_rule(options: Options, *, lu: bool = False) -> str | None:
     return rules[asked[0]] if asked else None
 
 
+def _by_level(options: Options, rule: str, low: float, high: float, num_steps: int) -> np.ndarray:
+    """Noise levels by a rule, decreasing; sigma_min and sigma_max replace their ends, except where diffusers does not.
+
+    Configs keep these two when the class changes, and so they count also for classes that do not name them.
+    """
+    if rule != "log_snr" and not (rule == "karras" and options.name == "LMSDiscreteScheduler"):
+        low, high = options.get("sigma_min", low), options.get("sigma_max", high)
+    return spacing.ratios(rule, low, high, num_steps)
+
+
 def times_of(ratios: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """The fractional timesteps at which the chain has these noise levels."""
-    return np.interp(np.log(ratios), np.log(table), np.arange(len(table)))
+    """The fractional timesteps at which the chain has these noise levels, above the last one that is not higher."""
+    logs = np.log(table)
+    low = [int(np.flatnonzero(logs <= one)[-1]) if one >= logs.min() else 0 for one in np.log(ratios)]
+    low = np.minimum(low, len(table) - 2)
+    share = (np.log(ratios) - logs[low]) / (logs[low + 1] - logs[low])
+    return low + np.clip(share, 0, 1)
 
 
 def refuse_blind(options: Options, chain: DiscreteProcess, times: np.ndarray) -> None:
@@ -79,6 +90,15 @@ def refuse_blind(options: Options, chain: DiscreteProcess, times: np.ndarray) ->
         raise ValueError(
             f"{options.name}: prediction_type 'epsilon' cannot begin at timestep {times[0]}, which with "
             "rescale_betas_zero_snr holds no signal; such networks have 'v_prediction'"
+        )
+
+
+def refuse_rising(options: Options, points: grid.Grid) -> None:
+    """Raises ValueError where a step goes to more noise, which a draw from a posterior cannot do."""
+    if (np.diff(points.ratios) > 0).any():
+        raise ValueError(
+            f"{options.name}: with rescale_betas_zero_snr the noise of {points.num_steps} steps rises from the first "
+            "to the second; a stochastic solver needs fewer steps"
         )
 
 
@@ -92,7 +112,7 @@ def timesteps(options: Options, chain: DiscreteProcess, num_steps: int) -> np.nd
 def exploding(options: Options, chain: DiscreteProcess, num_steps: int, *, ends: bool = False) -> grid.Grid:
     """The points of the k-diffusion family: state x_0 + ratio noise, fractional timesteps.
 
-    ends: the class has final_sigmas_type, sigma_min and sigma_max; otherwise sampling ends without noise.
+    ends: the class has final_sigmas_type, interpolation_type and timestep_type; otherwise sampling ends without noise.
     """
     table = levels(chain)
     rule = options.choose("timestep_spacing", "linspace", RULES)
@@ -103,13 +123,19 @@ def exploding(options: Options, chain: DiscreteProcess, num_steps: int, *, ends:
         times = spacing.timesteps(rule, len(table), num_steps, offset).astype(np.float64)
     ratios = np.interp(times, np.arange(len(table)), table)
     by_level, end = level_rule(options), 0.0
-    low, high = ratios[-1], ratios[0]
     if ends:
-        low, high = options.get("sigma_min", low), options.get("sigma_max", high)
         end = options.choose("final_sigmas_type", "zero", {"zero": 0.0, "sigma_min": float(table[0])})
+    if ends and options.choose("interpolation_type", "linear", {"linear": False, "log_linear": True}):
+        # From end to end of the chain whatever the timesteps are, and one level more than there are of them.
+        ratios = np.exp(np.linspace(np.log(table[-1]), np.log(table[0]), num_steps + 1))
     if by_level:
-        ratios = spacing.ratios(by_level, low, high, num_steps)
+        ratios = _by_level(options, by_level, ratios[-1], ratios[0], num_steps)
         times = times_of(ratios, table)
+    elif len(ratios) > num_steps:
+        ratios, end = ratios[:-1], float(ratios[-1])
+    continuous = ends and options.choose("timestep_type", "discrete", {"discrete": False, "continuous": True})
+    if continuous and options.prediction == "v":  # of other predictions diffusers leaves the timesteps as they are
+        times = np.log(ratios) / 4
     alpha, largest = chain.alpha_at(ratios), float(ratios.max())
     return grid.assemble(
         options.prediction,
@@ -119,6 +145,7 @@ def exploding(options: Options, chain: DiscreteProcess, num_steps: int, *, ends:
         end=(1.0, end),
         rescaled=True,
         init_noise_sigma=float(np.hypot(largest, 1)) if rule == "leading" else largest,
+        ordered=False,
     )
 
 
@@ -141,12 +168,12 @@ def preserving(
     places the levels of a flow as the schedulers of flows do.
     """
     if to_zero is None:
-        to_zero = options.choose("final_sigmas_type", "zero", {"zero": True, "sigma_min": False})
+        to_zero = bool(options.choose("final_sigmas_type", "zero", {"zero": True, "sigma_min": False}))
     by_level = level_rule(options, lu=lu)
     if options.get("use_flow_sigmas", False):
         if by_level:
             raise ValueError(f"{options.name}: use_flow_sigmas and {by_level} noise levels exclude each other")
-        return _straight(options, num_steps, to_zero, flow_shifts)
+        return _straight(options, num_steps, to_zero, flow_shifts, None if ends_at_last else float(levels(chain)[0]))
     table = levels(chain)
     # The noisiest timesteps can be left out, as a cosine chain needs.
     count = len(table) - int(np.searchsorted(-np.log(table[::-1]), options.get("lambda_min_clipped", -np.inf)))
@@ -161,10 +188,8 @@ def preserving(
         raise ValueError(f"{options.name}: steps_offset is {offset}; {num_steps} steps then visit timestep {times[0]}")
     ratios, end = table[times], float(table[0])
     if by_level:
-        ratios = spacing.ratios(
-            by_level, options.get("sigma_min", table[0]), options.get("sigma_max", table[-1]), num_steps
-        )
-        times, end = times_of(ratios, table), float(ratios[-1]) if ends_at_last else min(end, float(ratios[-1]))
+        ratios = _by_level(options, by_level, table[0], table[-1], num_steps)
+        times, end = times_of(ratios, table), float(ratios[-1]) if ends_at_last else end
         rounds = by_level in ("karras", "log_snr") and not (
             lu and options.get("beta_schedule", "") == "squaredcos_cap_v2"
         )
@@ -178,27 +203,30 @@ def preserving(
         ratios * alpha,
         end=(end_alpha, end * end_alpha),
         init_noise_sigma=1.0,
+        ordered=False,
     )
 
 
-def _straight(options: Options, num_steps: int, to_zero: bool, shifts: bool) -> grid.Grid:
-    """The points on a flow's straight path, where alpha = 1 - sigma, for the solvers of diffusion models."""
+def _straight(options: Options, num_steps: int, to_zero: bool, shifts: bool, end: float | None) -> grid.Grid:
+    """The points on a flow's straight path, where alpha = 1 - sigma, for the solvers of diffusion models.
+
+    end: where sampling ends unless it ends without noise; None is the last of the points. In diffusers DPM-Solver++
+    takes the least noise of the chain, which a flow does not have.
+    """
     total, shift = options.get("num_train_timesteps", 1000), options.get("flow_shift", 1.0)
     if shifts:
         sigma = _shifted(options, np.linspace(1, 1 / total, num_steps + 1)[:-1], shift)
         sigma = _stretched(options, sigma)
         if abs(sigma[0] - 1) < _FLOW_START:
             sigma[0] -= _FLOW_START
-        end = float(sigma[-1])
     else:
         sigma = 1 - np.linspace(1, 1 / total, num_steps + 1)
         sigma = (shift * sigma / (1 + (shift - 1) * sigma))[:0:-1].copy()
-        end = float(sigma[-1])
     if options.prediction != "velocity":
         raise ValueError(f"{options.name}: use_flow_sigmas needs prediction_type 'flow_prediction'")
-    end = 0.0 if to_zero else end
+    end = 0.0 if to_zero else float(sigma[-1]) if end is None else end
     times = np.floor(sigma * total)
-    return grid.assemble("velocity", times, 1 - sigma, sigma, end=(1 - end, end), init_noise_sigma=1.0)
+    return grid.assemble("velocity", times, 1 - sigma, sigma, end=(1 - end, end), init_noise_sigma=1.0, ordered=False)
 
 
 def flow(options: Options, num_steps: int) -> grid.Grid:
@@ -213,7 +241,7 @@ def flow(options: Options, num_steps: int) -> grid.Grid:
     sigma = _stretched(options, _shifted(options, np.linspace(first, last, num_steps), shift))
     by_level = level_rule(options)
     if by_level:
-        sigma = spacing.ratios(by_level, sigma[-1], sigma[0], num_steps)
+        sigma = _by_level(options, by_level, sigma[-1], sigma[0], num_steps)
     points = grid.assemble("velocity", sigma * total, 1 - sigma, sigma, init_noise_sigma=1.0)
     if not options.get("invert_sigmas", False):
         return points
@@ -237,11 +265,20 @@ def _shifted(options: Options, sigma: np.ndarray, shift: float) -> np.ndarray:
 def _stretched(options: Options, sigma: np.ndarray) -> np.ndarray:
     """Noise levels stretched so that they end at shift_terminal, where that is set."""
     terminal = options.get("shift_terminal", None)
-    return 1 - (1 - sigma) * (1 - terminal) / (1 - sigma[-1]) if terminal else sigma
+    if terminal and sigma[-1] == 1:
+        raise ValueError(f"{options.name}: shift_terminal needs 2 steps or more")
+    if not terminal:
+        return sigma
+    scale = (1 - sigma[-1]) / (1 - terminal)  # in this order: whole timesteps are cut off what comes out
+    return 1 - (1 - sigma) / scale
 
 
-def edm(options: Options, num_steps: int) -> grid.Grid:
-    """The points of Karras et al. 2022, whose networks are preconditioned for images of deviation sigma_data."""
+def edm(options: Options, num_steps: int, *, ends_at_last: bool = False) -> grid.Grid:
+    """The points of Karras et al. 2022, whose networks are preconditioned for images of deviation sigma_data.
+
+    ends_at_last: where sampling keeps some noise it ends at the last of the points, not at sigma_min, which is another
+    level with a single step.
+    """
     data = options.get("sigma_data", 0.5)
     low, high, rho = options.get("sigma_min", 0.002), options.get("sigma_max", 80.0), options.get("rho", 7.0)
     rule = options.choose("sigma_schedule", "karras", ("karras", "exponential"))
@@ -255,7 +292,7 @@ def edm(options: Options, num_steps: int) -> grid.Grid:
         sigma,
         np.ones(num_steps),
         sigma,
-        end=(1.0, 0.0 if to_zero else float(sigma[-1])),
+        end=(1.0, 0.0 if to_zero else float(sigma[-1]) if ends_at_last else low),
         init_noise_sigma=float(np.hypot(high, data)),
     )
     factors = preconditioning.edm(sigma, data)

@@ -58,7 +58,8 @@ def load_sampler(
     config = source if isinstance(source, Mapping) else read_config(Path(source))
     name = config.get("_class_name")
     if name not in _SCHEDULERS:
-        raise ValueError(f"scheduler {name!r} is not supported; there are {', '.join(_SCHEDULERS)}")
+        known = [one.removesuffix("Scheduler") for one in _SCHEDULERS if "Parallel" not in one]
+        raise ValueError(f"scheduler {name!r} is not supported; there are {', '.join(known)}")
     if eta and name not in _WITH_ETA:
         raise ValueError(f"{name} has no eta")
     if num_steps < 1:
@@ -130,12 +131,13 @@ def _ipndm(options: Options, num_steps: int) -> core.Sampler:
 
 
 def _euler(options: Options, num_steps: int) -> core.Sampler:
-    options.refuse(interpolation_type="linear", timestep_type="discrete")
     return euler_on(points.exploding(options, points.chain(options), num_steps, ends=True).after(options.first_step))
 
 
 def _euler_ancestral(options: Options, num_steps: int) -> core.Sampler:
-    return euler_ancestral_on(points.exploding(options, points.chain(options), num_steps).after(options.first_step))
+    visited = points.exploding(options, points.chain(options), num_steps).after(options.first_step)
+    points.refuse_rising(options, visited)
+    return euler_ancestral_on(visited)
 
 
 def _heun(options: Options, num_steps: int) -> core.Sampler:
@@ -162,11 +164,15 @@ def _tapers(options: Options, num_steps: int) -> bool:
 
 def _dpmpp_with(options: Options, visited: grid.Grid, num_steps: int) -> core.Sampler:
     """The third order of the SDE is k-diffusion's; in diffusers a term of it has the other sign."""
+    kinds = {"dpmsolver++": False, "deis": False, "sde-dpmsolver++": True}
+    stochastic = options.choose("algorithm_type", "dpmsolver++", kinds)
+    if stochastic:
+        points.refuse_rising(options, visited)
     sampler = dpmpp_on(
         visited,
         options.get("solver_order", 2),
         options.choose("solver_type", "midpoint", _DPM_TYPES),
-        options.choose("algorithm_type", "dpmsolver++", {"dpmsolver++": False, "deis": False, "sde-dpmsolver++": True}),
+        stochastic,
         _tapers(options, num_steps),
         options.get("euler_at_final", False),
     )
@@ -223,7 +229,7 @@ def _flow_heun(options: Options, num_steps: int) -> core.Sampler:
 
 
 def _edm_euler(options: Options, num_steps: int) -> core.Sampler:
-    return euler_on(points.edm(options, num_steps).after(options.first_step))
+    return euler_on(points.edm(options, num_steps, ends_at_last=True).after(options.first_step))
 
 
 def _edm_dpmpp(options: Options, num_steps: int) -> core.Sampler:

@@ -137,10 +137,10 @@ def test_reads_files_and_folders(tmp_path):
         (
             "euler-sd",
             {"_class_name": "KDPM2DiscreteScheduler"},
-            "'KDPM2DiscreteScheduler' is not supported; there are DDPM.*IPNDMScheduler",
+            "'KDPM2DiscreteScheduler' is not supported; there are DDPM, DDIM, PNDM, IPNDM",
         ),
         ("ipndm", {"trained_betas": [0.5, 0.0]}, "trained_betas is .0.5, 0.0.; only None is supported"),
-        ("euler-sd", {"interpolation_type": "log_linear"}, "interpolation_type is 'log_linear'; only 'linear'"),
+        ("euler-sd", {"interpolation_type": "cubic"}, "interpolation_type is 'cubic'; it can be linear, log_linear"),
         ("euler-sd", {"flavour": 3}, "unknown options flavour"),
         ("ddim-sd-epsilon", {"prediction_type": "flow"}, "prediction_type is 'flow'; it can be epsilon"),
         ("ddim-sd-epsilon", {"beta_schedule": "exp"}, "beta_schedule is 'exp'"),

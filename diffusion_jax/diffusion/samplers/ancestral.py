@@ -10,6 +10,7 @@ from diffusion_jax.diffusion.samplers import core, spacing, texts
 from diffusion_jax.options import described
 
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
+_SMALLEST_VARIANCE = 1e-20
 
 
 @described(
@@ -62,7 +63,9 @@ def ddpm_on(
     posterior_variance = (1 - following) / (1 - alphas_cumprod) * betas
     # The last posterior variance is 0: its logarithm, which only a learned range reads, takes the value before.
     floor = posterior_variance[-2] if len(visited) > 1 else betas[-1]
-    log_small, log_large = np.log(np.append(posterior_variance[:-1], floor)), np.log(betas)
+    # Where noise is added there too, diffusers takes next to nothing for the variance 0.
+    last_small = _SMALLEST_VARIANCE if noise_at_end else floor
+    log_small, log_large = np.log(np.append(posterior_variance[:-1], last_small)), np.log(betas)
     # Where the last step lands nothing is drawn, but its variance still weighs a tilt (released code).
     last = {"fixed_small": 0.0, "fixed_large": floor, "learned_range": 1.0}[variance]
     steps = {"fixed_small": posterior_variance, "fixed_large": betas, "learned_range": np.ones_like(betas)}[variance]

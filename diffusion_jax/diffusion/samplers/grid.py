@@ -24,7 +24,7 @@ class Grid:
     """N points at which the network is called, and the point after the last, where sampling ends.
 
     Attributes:
-      alpha, sigma: of the state, float64 [N + 1]; sigma decreases.
+      alpha, sigma: of the state, float64 [N + 1]; sigma decreases, unless a published schedule has it otherwise.
       timesteps, input_scale, on_x, on_output: x_0 = on_x x + on_output network(input_scale x, timestep), float64 [N];
         one more if the network can be called at the end as well.
       init_noise_sigma: standard deviation of x_T, for images of unit variance unless the solver's authors differ.
@@ -106,6 +106,7 @@ def assemble(
     end: tuple[float, float] | None = (1.0, 0.0),
     rescaled: bool = False,
     init_noise_sigma: float | None = None,
+    ordered: bool = True,
 ) -> Grid:
     """A grid from the network's own process.
 
@@ -116,6 +117,7 @@ def assemble(
       rescaled: keep the state as y = x / alpha, as k-diffusion and some of diffusers' solvers do. Solvers give the same
         images either way.
       init_noise_sigma: None for hypot(alpha, sigma) at the first point.
+      ordered: raise ValueError for noise levels that increase; a published schedule may have some that do.
     """
     call = predictions.interface(prediction, times, alpha, sigma)
     scale = 1 / alpha if rescaled else np.ones_like(alpha)
@@ -126,7 +128,7 @@ def assemble(
             np.append(state_alpha, end[0] * end_scale),
             np.append(state_sigma, end[1] * end_scale),
         )
-    if (np.diff(state_sigma / np.maximum(state_alpha, 1e-300)) > 0).any():
+    if ordered and (np.diff(state_sigma / np.maximum(state_alpha, 1e-300)) > 0).any():
         raise ValueError("the noise levels of a sampler must not increase")
     return Grid(
         alpha=state_alpha,
