@@ -44,6 +44,7 @@ def lcm(options: Options, num_steps: int) -> core.Sampler:
                 denoise=predictions.denoised_coefficients(
                     options.prediction, np.sqrt(alphas_cumprod[i]), np.sqrt(1 - alphas_cumprod[i])
                 ),
+                level=(np.sqrt(alphas_cumprod[i]), np.sqrt(1 - alphas_cumprod[i])),
                 x=np.sqrt(following) * skip[i],
                 history=(np.sqrt(following) * out[i],),
                 noise=np.sqrt(1 - following),

@@ -59,6 +59,7 @@ class _Walk:
                 timestep=float(told),
                 step=step,
                 denoise=predictions.denoised_coefficients(self.prediction, alpha, sigma),
+                level=(alpha, sigma),
                 x=0.0 if place == "later" else kept,
                 anchor=kept if place == "later" else 0.0,
                 history=history.tolist(),

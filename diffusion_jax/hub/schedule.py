@@ -32,9 +32,15 @@ NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "deis": ("DEISMultistepScheduler", {}),
     "lcm": ("LCMScheduler", {}),
 }
+# What makes the solvers of diffusion models follow a flow's path.
+_STRAIGHT: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 FLOW_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("FlowMatchEulerDiscreteScheduler", {}),
     "heun": ("FlowMatchHeunDiscreteScheduler", {}),
+    "dpmpp": ("DPMSolverMultistepScheduler", _STRAIGHT),
+    "dpmpp_sde": ("DPMSolverMultistepScheduler", _STRAIGHT | {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_singlestep": ("DPMSolverSinglestepScheduler", _STRAIGHT),
+    "unipc": ("UniPCMultistepScheduler", _STRAIGHT),  # not DEIS, whose last level still has much noise here
 }
 
 
@@ -75,6 +81,8 @@ class Schedule:
             raise ValueError(f"sampler {name!r} does not exist for this checkpoint; it can be {', '.join(names)}")
         class_name, options = (names | classes)[name]
         kept = {key: value for key, value in self.config.items() if key in KNOWN_OPTIONS}
+        if self._flow:  # one factor, by two names
+            kept["shift"] = kept["flow_shift"] = kept.get("shift") or kept.get("flow_shift") or 1.0
         return Schedule({**kept, **options, "_class_name": class_name})
 
     def first_step(self, num_steps: int, strength: float) -> int:
@@ -86,34 +94,37 @@ class Schedule:
             return int(max(num_steps - num_steps * strength, 0))
         return num_steps - min(int(num_steps * strength), num_steps)
 
-    def sampler(self, num_steps: int, first_step: int = 0, mu: float | None = None) -> samplers.Sampler:
+    def sampler(self, num_steps: int, first_step: int = 0, tokens: int | None = None) -> samplers.Sampler:
         """The sampler of so many steps without the first ones; raises ValueError for counts that cannot be.
 
-        mu: see :func:`diffusion_jax.hub.load_sampler`.
+        tokens: patches of the image, by which flows with use_dynamic_shifting move towards the noise; None is the
+        number at which that begins.
         """
-        return load_sampler(self.config, num_steps=num_steps, first_step=first_step, mu=mu)
+        return load_sampler(self.config, num_steps=num_steps, first_step=first_step, mu=self._mu(tokens))
+
+    def _mu(self, tokens: int | None) -> float | None:
+        """The shift of an image of so many patches, on a straight line through two of them, as Flux has it."""
+        if not self.config.get("use_dynamic_shifting"):
+            return None
+
+        def option(name: str, default: float) -> float:
+            value = self.config.get(name)
+            return default if value is None else value
+
+        fewest, most = option("base_image_seq_len", 256), option("max_image_seq_len", 4096)
+        low, high = option("base_shift", 0.5), option("max_shift", 1.15)
+        return low if tokens is None else low + (tokens - fewest) * (high - low) / (most - fewest)
 
     def levels(self, sampler: samplers.Sampler) -> tuple[np.ndarray, np.ndarray]:
         """(alpha, sigma) of the state x = alpha x_0 + sigma noise before each row of the sampler, float64 [rows].
 
-        Read off the row: x_0 = on_x x + on_output output, where the output is the noise, the velocity or v.
-
         Raises:
-          ValueError: the network predicts x_0 itself, whose rows do not tell.
+          ValueError: a sampler that does not say, such as one of a table of one's own.
         """
-        on_x, on_output = np.asarray(sampler.table.denoise, np.float64).T
-        if self._flow:
-            return 1 + on_output, -on_output
-        if self.config["_class_name"].startswith("EDM"):
-            return np.ones_like(on_x), np.exp(4 * sampler.timesteps)  # the network is told log(sigma) / 4
-        prediction = self.config.get("prediction_type") or "epsilon"
-        if prediction == "epsilon":
-            return 1 / on_x, -on_output / on_x
-        if prediction == "v_prediction":
-            alpha, noise = np.sqrt(np.maximum(1 - on_output**2, 0)), -on_output
-            scale = np.where(on_x > 1e-6, alpha / np.maximum(on_x, 1e-6), 1.0)
-            return alpha * scale, noise * scale
-        raise ValueError(f"a network that predicts {prediction!r} cannot start from an image; take --sampler ddim")
+        level = np.asarray(sampler.table.level, np.float64)
+        if not level.any(axis=1).all():
+            raise ValueError("this sampler does not say what its states are made of, so that no image can be its start")
+        return level[:, 0], level[:, 1]
 
     def inversion(self, num_steps: int) -> samplers.Sampler:
         """From an image to the noise that DDIM turns into it: the same levels backwards (Song et al. 2021, eq. 14).
@@ -160,4 +171,4 @@ class Schedule:
 
     @property
     def _flow(self) -> bool:
-        return self.config["_class_name"].startswith("FlowMatch")
+        return self.config["_class_name"].startswith("FlowMatch") or bool(self.config.get("use_flow_sigmas"))

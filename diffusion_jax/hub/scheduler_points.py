@@ -220,8 +220,8 @@ def _straight(options: Options, num_steps: int, to_zero: bool, shifts: bool, end
         if abs(sigma[0] - 1) < _FLOW_START:
             sigma[0] -= _FLOW_START
     else:
-        sigma = 1 - np.linspace(1, 1 / total, num_steps + 1)
-        sigma = (shift * sigma / (1 + (shift - 1) * sigma))[:0:-1].copy()
+        sigma = (1 - np.linspace(1, 1 / total, num_steps + 1))[:0:-1].copy()
+        sigma = _shifted(options, sigma, shift)
     if options.prediction != "velocity":
         raise ValueError(f"{options.name}: use_flow_sigmas needs prediction_type 'flow_prediction'")
     end = 0.0 if to_zero else float(sigma[-1]) if end is None else end

@@ -123,11 +123,15 @@ def _ipndm(options: Options, num_steps: int) -> core.Sampler:
     sigma = np.sin(np.linspace(1, 0, num_steps + 1)[:-1] * np.pi / 2) ** 2
     alpha = np.sqrt(1 - sigma**2)
     visited = grid.assemble("v", np.arctan2(sigma, alpha) * 2 / np.pi, alpha, sigma, init_noise_sigma=1.0)
+    if options.first_step:
+        return ipndm_on(visited.after(options.first_step))
     # At the first point nothing is left of the image: there diffusers takes 0 for x_0, not what v says. Without an
     # estimate any alpha will do, and 1 can be divided by.
     start = {"alpha": 1.0, "on_x": 0.0, "on_output": 0.0}
     columns = {name: np.append(first, getattr(visited, name)[1:]) for name, first in start.items()}
-    return ipndm_on(dataclasses.replace(visited, **columns).after(options.first_step))
+    sampler = ipndm_on(dataclasses.replace(visited, **columns))
+    level = np.stack([alpha, sigma], axis=-1)
+    return dataclasses.replace(sampler, table=sampler.table._replace(level=level))
 
 
 def _euler(options: Options, num_steps: int) -> core.Sampler:

@@ -39,7 +39,7 @@ Changes = tuple[Sequence[adapters.Adapter], jax.Array]  # low-rank changes and t
 class Schedule(Protocol):
     """See :class:`diffusion_jax.hub.schedule.Schedule`."""
 
-    def sampler(self, num_steps: int, first_step: int = 0) -> Sampler: ...
+    def sampler(self, num_steps: int, first_step: int = 0, tokens: int | None = None) -> Sampler: ...
 
     def first_step(self, num_steps: int, strength: float) -> int: ...
 
@@ -182,7 +182,8 @@ class LatentDiffusion:
                 raise ValueError(f"num_steps is {num_steps}; it must be 1 or more")
             first_step = self.schedule.first_step(num_steps, strength) if image is not None else 0
             steps_left = num_steps - first_step
-            sampler = self.schedule.sampler(num_steps, min(first_step, num_steps - 1))
+            tokens = latent_shape[0] * latent_shape[1] // getattr(self.network, "patch_size", 1) ** 2
+            sampler = self.schedule.sampler(num_steps, min(first_step, num_steps - 1), tokens)
         level, levels = (0.0, sampler.init_noise_sigma), np.zeros((1, 2))
         if image is not None and (paint in (None, "hold") or strength < 1):
             levels = np.stack(self.schedule.levels(sampler), axis=-1)

@@ -79,6 +79,7 @@ def ddpm_on(
             denoise=predictions.denoised_coefficients(
                 prediction, np.sqrt(alphas_cumprod[i]), np.sqrt(1 - alphas_cumprod[i])
             ),
+            level=(np.sqrt(alphas_cumprod[i]), np.sqrt(1 - alphas_cumprod[i])),
             x=np.sqrt(alphas[i]) * (1 - following[i]) / (1 - alphas_cumprod[i]),
             history=(np.sqrt(following[i]) * betas[i] / (1 - alphas_cumprod[i]),),
             noise=deviation[i],

@@ -37,6 +37,7 @@ class Row:
     Attributes:
       timestep: what the network is told.
       step: index of the solver step that the row belongs to; rows of one step share one draw of noise.
+      level: (alpha, sigma) of the state before the row, x = alpha x_0 + sigma noise; (0, 0) where nothing says.
       input_scale: the network sees input_scale * x.
       denoise: (on x, on output): x_0 = on_x * x + on_output * output.
       estimate: (on x, on x_0): what is pushed to the history; x_0 itself unless the solver thinks in epsilon.
@@ -54,6 +55,7 @@ class Row:
     timestep: float
     step: int
     denoise: tuple[float, float]
+    level: tuple[float, float] = (0.0, 0.0)
     x: float = 0.0
     history: Sequence[float] = ()
     anchor: float = 0.0
@@ -77,6 +79,7 @@ class Table(NamedTuple):
 
     timestep: Column
     step: Column
+    level: Column
     input_scale: Column
     denoise: Column
     estimate: Column
@@ -188,6 +191,7 @@ def build(
     table = Table(
         timestep=np.array([row.timestep for row in rows], np.float64),
         step=np.array([row.step for row in rows], np.int32),
+        level=np.array([row.level for row in rows], np.float64),
         input_scale=np.array([row.input_scale for row in rows], np.float64),
         denoise=np.array([row.denoise for row in rows], np.float64),
         estimate=np.array([row.estimate for row in rows], np.float64),

@@ -79,6 +79,7 @@ def ddim_between(
                 timestep=float(t),
                 step=i,
                 denoise=predictions.denoised_coefficients(prediction, alpha, sigma),
+                level=(alpha, sigma),
                 x=direction,
                 denoised=on_raw,
                 history=(on_estimate,),
@@ -114,6 +115,7 @@ def ddim_inversion(
                 timestep=float(visited[i]),
                 step=i,
                 denoise=predictions.denoised_coefficients(prediction, alpha, sigma),
+                level=(alpha, sigma),
                 x=direction,
                 history=(np.sqrt(landing) - alpha * direction,),
             )

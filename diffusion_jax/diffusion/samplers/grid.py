@@ -86,6 +86,7 @@ class Grid:
             step=i if step is None else step,
             input_scale=self.input_scale[i],
             denoise=(self.on_x[i], self.on_output[i]),
+            level=(self.alpha[i], self.sigma[i]),
             x=x,
             history=history,
             anchor=anchor,

@@ -44,6 +44,7 @@ def repaint_on(
                 timestep=float(base.table.timestep[place]),
                 step=step,
                 denoise=(on_raw, on_output),
+                level=(alphas[here], sigmas[here]),
                 input_scale=float(base.table.input_scale[place]),
                 x=up * on_x,
                 history=(up * on_x0,),
