@@ -93,4 +93,5 @@ FORMAT = Format(
     inputs=inputs,
     tensors=diffusers.tensors,
     rename=diffusers.rename,
+    defaults=DEFAULTS,
 )

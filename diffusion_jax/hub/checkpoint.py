@@ -29,8 +29,8 @@ from diffusion_jax.hub import (
     tiny_autoencoder,
     unet2d,
 )
-from diffusion_jax.hub.files import CheckpointError, read_config, read_tensors, refusal, write_config, write_tensors
-from diffusion_jax.hub.format import Config, Format, parameter_shapes
+from diffusion_jax.hub.files import CheckpointError, read_config, read_tensors, write_config, write_tensors
+from diffusion_jax.hub.format import Config, Format
 from diffusion_jax.hub.tensors import flatten, from_params, to_params
 from diffusion_jax.models.scanned import unrolled
 
@@ -100,16 +100,7 @@ def load(
     stored = read_tensors(directory, format_.stem, variant)
     tensors = {format_.rename(name): value for name, value in stored.items() if not format_.ignores(name)}
     del stored
-    try:
-        settings = format_.complete(settings, tensors)
-        model = format_.build(settings, dtype)
-        inputs = format_.inputs(model, settings)
-        shapes = parameter_shapes(model, inputs)
-    except KeyError as error:
-        raise CheckpointError(f"{directory / 'config.json'}: the setting {error} is missing") from None
-    except Exception as error:  # settings of any type and size arrive at constructors, NumPy and XLA
-        raise CheckpointError(f"{directory / 'config.json'}: {refusal(error)}") from None
-    layout = format_.tensors(model, shapes, settings)
+    model, layout = format_.network(settings, tensors, dtype, directory / "config.json")
     return model, to_params(layout, tensors, where=str(directory), dtype=param_dtype)
 
 
@@ -150,6 +141,15 @@ def save(
 
 
 def format_of(config: Config, directory: Path) -> Format:
+    """The layout that config.json describes. Raises CheckpointError if there is none."""
+    architectures = config.get("architectures") or []
+    names = [(field, config.get(field)) for field in ("_class_name", "model_type")]
+    names += [
+        ("architectures", name) for name in (architectures if isinstance(architectures, list) else [architectures])
+    ]
+    for field, name in names:
+        if name is not None and not isinstance(name, str):
+            raise CheckpointError(f"{directory / 'config.json'}: {field}: got {name!r:.60}; it must be a text")
     for candidate in FORMATS:
         if candidate.matches(config):
             return candidate
@@ -157,6 +157,6 @@ def format_of(config: Config, directory: Path) -> Format:
     classes = [name for candidate in FORMATS for name in re.findall(r"[A-Z]\w+", candidate.covers.split(" (")[0])]
     nearest = difflib.get_close_matches(str(got), classes, 3, 0) if isinstance(got, str) else classes[:3]
     raise CheckpointError(
-        f"{directory / 'config.json'}: describes {str(got)[:80]}; covered are, among others, {', '.join(nearest)}"
+        f"{directory / 'config.json'}: describes {str(got)[:60]}; covered are, among others, {', '.join(nearest)}"
         " (docs/hub.md lists all)"
     )

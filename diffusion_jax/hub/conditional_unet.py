@@ -296,6 +296,7 @@ UNET_FORMAT = Format(
     inputs=inputs_unet,
     tensors=diffusers.tensors,
     rename=diffusers.rename,
+    defaults=UNET_DEFAULTS,
 )
 CONTROLNET_FORMAT = Format(
     name="diffusers",
@@ -308,4 +309,5 @@ CONTROLNET_FORMAT = Format(
     inputs=inputs_controlnet,
     tensors=diffusers.tensors,
     rename=diffusers.rename,
+    defaults=CONTROLNET_DEFAULTS,
 )

@@ -267,6 +267,7 @@ FORMAT = Format(
     # a constant that some versions store
     ignores=lambda name: name == "pos_embed.pos_embed",
     complete=complete,
+    defaults=DEFAULTS,
 )
 ORIGINAL_FORMAT = Format(
     name="original",
@@ -279,4 +280,5 @@ ORIGINAL_FORMAT = Format(
     inputs=inputs,
     tensors=tensors_original,
     ignores=lambda name: name == "pos_embed",
+    defaults=ORIGINAL_DEFAULTS,
 )

@@ -82,4 +82,5 @@ FORMAT = Format(
     describe=describe,
     inputs=inputs,
     tensors=diffusers.tensors,
+    defaults=DEFAULTS,
 )

@@ -1,7 +1,8 @@
 """What the hub needs to know of one kind of checkpoint."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,12 +10,14 @@ import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from diffusion_jax.hub import plausible
+from diffusion_jax.hub.files import CheckpointError, refusal
 from diffusion_jax.hub.tensors import Shapes, Tensor, flatten
 
 Config = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Format:
     """A layout of config.json and tensors, in both directions.
 
@@ -31,6 +34,7 @@ class Format:
       rename: tensor name in an old file -> today's name.
       ignores: whether a tensor of that name holds no parameter (a constant that the file happens to store).
       complete: (config, tensors) -> config with what only the tensors tell.
+      defaults: of the settings, which also tell their kinds; none where every file states them all.
     """
 
     name: str
@@ -45,9 +49,38 @@ class Format:
     rename: Callable[[str], str] = str
     ignores: Callable[[str], bool] = lambda name: False
     complete: Callable[[Config, Mapping[str, np.ndarray]], Config] = lambda config, tensors: config
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def network(
+        self, config: Config, tensors: Mapping[str, np.ndarray], dtype: DTypeLike, where: Path
+    ) -> tuple[nn.Module, Sequence[Tensor]]:
+        """The network of a file's settings, and the tensors that it needs; nothing of its size is computed.
+
+        Args:
+          config: the settings.
+          tensors: of the file, by today's names.
+          dtype: of the computation.
+          where: the settings' file, for the error.
+
+        Raises:
+          CheckpointError: settings that cannot be, or are not covered; one line of at most 300 characters.
+        """
+        try:
+            plausible.check_settings(config, self.defaults)
+            plausible.check_counts(config, tensors)
+            settings = self.complete(config, tensors)
+            model = self.build(settings, dtype)
+            shapes = parameter_shapes(model, lambda: self.inputs(model, settings))
+            return model, self.tensors(model, shapes, settings)
+        except KeyError as error:
+            raise CheckpointError(f"{where}: the setting {error!s:.80} is missing") from None
+        except Exception as error:  # settings of any type and size arrive at constructors, NumPy and XLA
+            raise CheckpointError(f"{where}: {refusal(error)}") from None
 
 
-def parameter_shapes(model: nn.Module, inputs: Mapping[str, Any]) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Shapes of all parameters by path, without computing any."""
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), **inputs))
+def parameter_shapes(
+    model: nn.Module, inputs: Callable[[], Mapping[str, Any]]
+) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Shapes of all parameters by path, for the inputs that a function gives, without computing any."""
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), **inputs()))
     return {path: leaf.shape for path, leaf in flatten(variables["params"]).items()}

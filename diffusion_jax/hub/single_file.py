@@ -1,5 +1,6 @@
 """Stable Diffusion in one .safetensors file, with the original names of its tensors."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def load(
         try:
             settings = chosen.settings(shapes, config, family(file.shapes))
             model = chosen.format.build(settings, dtype)
-            network_shapes = parameter_shapes(model, chosen.format.inputs(model, settings))
+            network_shapes = parameter_shapes(model, functools.partial(chosen.format.inputs, model, settings))
         except Exception as error:  # as of a folder's config.json
             raise CheckpointError(f"{path}: {refusal(error)}") from None
         layout = chosen.tensors(model, network_shapes, settings)

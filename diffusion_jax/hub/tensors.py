@@ -135,7 +135,7 @@ def to_params(
         if name in tensors and tensors[name].shape != tensor.shape
     ]
     problems = [
-        f"{len(names)} {what}: {few(names, 60)}"
+        f"{len(names)} {what}: {few(names, 80)}"
         for what, names in (("missing", missing), ("left over", left_over), ("of the wrong shape", wrong))
         if names
     ]

@@ -273,6 +273,7 @@ CLIP_FORMAT = Format(
     tensors=tensors_clip,
     ignores=_is_position_table,
     complete=complete_clip,
+    defaults=CLIP_DEFAULTS,
 )
 T5_FORMAT = Format(
     name="transformers",
@@ -285,6 +286,7 @@ T5_FORMAT = Format(
     inputs=_inputs,
     tensors=tensors_t5,
     rename=rename_t5,
+    defaults=T5_DEFAULTS,
 )
 BERT_FORMAT = Format(
     name="transformers",
@@ -299,4 +301,5 @@ BERT_FORMAT = Format(
     rename=rename_bert,
     ignores=_is_position_table,
     complete=complete_bert,
+    defaults=BERT_DEFAULTS,
 )

@@ -105,4 +105,5 @@ FORMAT = Format(
     describe=describe,
     inputs=inputs,
     tensors=tensors,
+    defaults=DEFAULTS,
 )

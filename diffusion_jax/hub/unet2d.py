@@ -245,4 +245,5 @@ FORMAT = Format(
     inputs=inputs,
     tensors=diffusers.tensors,
     rename=diffusers.rename,
+    defaults=DEFAULTS,
 )

@@ -101,7 +101,7 @@ def test_sdxl_in_half_precision(tmp_path):
 def test_settings_of_the_published_unets_follow_from_their_shapes(name, settings):
     form = conditional_unet.UNET_FORMAT
     model = form.build(settings, "float32")
-    layout = form.tensors(model, parameter_shapes(model, form.inputs(model, settings)), settings)
+    layout = form.tensors(model, parameter_shapes(model, lambda: form.inputs(model, settings)), settings)
     shapes = {tensor.name: tensor.shape for tensor in layout}
     found = compvis.unet_config({old: shapes[new] for old, new in NAMES[name].items()}, {})
     assert form.build(found, "float32") == model
@@ -111,7 +111,9 @@ def test_settings_of_the_published_unets_follow_from_their_shapes(name, settings
 def test_settings_of_the_published_autoencoders_follow_from_their_shapes(family, scaling):
     form = autoencoder.FORMAT
     model = form.build(VAE, "float32")
-    shapes = {t.name: t.shape for t in form.tensors(model, parameter_shapes(model, form.inputs(model, VAE)), VAE)}
+    shapes = {
+        t.name: t.shape for t in form.tensors(model, parameter_shapes(model, lambda: form.inputs(model, VAE)), VAE)
+    }
     found = compvis.vae_config({old: shapes[new] for old, new in NAMES["vae"].items()}, {}, family)
     size = 1024 if family == "SDXL" else 512
     assert form.build(found, "float32") == model.clone(scaling_factor=scaling, sample_size=size)
