@@ -91,8 +91,36 @@ def main(argv: list[str]) -> int:
     return code
 
 
+# Options that other tools have under these names.
+_FOREIGN = {
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+    "cfg_scale": "--guidance",
+    "num_images_per_prompt": "--num",
+    "n_samples": "--num",
+    "height": "--size HEIGHTxWIDTH",
+    "width": "--size HEIGHTxWIDTH",
+    "scheduler": "--sampler",
+    "model": "--from",
+    "ckpt": "--from",
+    "output": "--out",
+    "outdir": "--out",
+    "init_image": "--image",
+    "mask_image": "--mask",
+    "controlnet": "--control",
+    "textual_inversion": "--embedding",
+    "precision": "--dtype",
+}
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> typing.NoReturn:
+        known = [option.lstrip("-") for action in self._actions for option in action.option_strings]
+        if message.startswith("unrecognized arguments"):
+            asked = message.partition(": ")[2].split()[0].lstrip("-").partition("=")[0]
+            near = difflib.get_close_matches(asked, known, n=1)
+            ours = _FOREIGN.get(asked.replace("-", "_")) or (f"--{near[0]}" if near else None)
+            message = f"--{asked} is not an option" + (f"; here it is {ours}" if ours else "")
         raise UsageError(f"{message}; see --mode sample --from DIR --help")
 
 
@@ -125,6 +153,9 @@ def _sample_from(argv: list[str]) -> int:
         return 0
     except ValueError as error:
         return _refuse(error)
+    except FloatingPointError as error:  # not the user's fault, and no image
+        print(f"diffusion_jax: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -21,6 +21,7 @@ from diffusion_jax.hub.tensors import Path as Place
 from diffusion_jax.hub.tensors import Tensor, flatten
 from diffusion_jax.models.conditional_unet import ConditionalUNet
 from diffusion_jax.pipelines import adapters
+from diffusion_jax.pipelines.inputs import check_finite
 from diffusion_jax.pipelines.latent import LatentDiffusion
 from diffusion_jax.readers import few
 
@@ -65,6 +66,7 @@ def add_lora(
     """
     read = [_adapter(pipeline, Path(path)) for path, _ in files]
     weights = tuple(float(weight) for _, weight in files)
+    check_finite(weights=weights)
     if merge:
         changed = adapters.apply(pipeline.params, read, np.array(weights, np.float32))  # pyright: ignore[reportArgumentType]
         return dataclasses.replace(pipeline, params=changed)
@@ -76,9 +78,13 @@ def add_lora(
 
 
 def set_lora_weights(pipeline: LatentDiffusion, weights: Sequence[float]) -> LatentDiffusion:
-    """Other weights for live LoRAs; nothing is compiled again. Raises ValueError for another number of them."""
+    """Other weights for live LoRAs; nothing is compiled again.
+
+    Raises ValueError for another number of them, or one that is not finite.
+    """
     if len(weights) != len(pipeline.adapters):
         raise ValueError(f"there are {len(weights)} weights for {len(pipeline.adapters)} live LoRAs")
+    check_finite(weights=weights)
     changed = dataclasses.replace(pipeline, adapter_weights=tuple(float(weight) for weight in weights))
     for program in ("_encode_program", "_sample_program", "_whole_program"):
         if program in vars(pipeline):  # a program depends on the number of LoRAs, not on their weights

@@ -85,6 +85,17 @@ class Schedule:
             kept["shift"] = kept["flow_shift"] = kept.get("shift") or kept.get("flow_shift") or 1.0
         return Schedule({**kept, **options, "_class_name": class_name})
 
+    @property
+    def solver(self) -> str:
+        """The short name of the solver, or its class in diffusers where it has none."""
+        asked = self.config["_class_name"]
+        fitting = [
+            (len(options), name)
+            for name, (class_name, options) in (FLOW_NAMES if self._flow else NAMES).items()
+            if class_name == asked and all(self.config.get(key) == value for key, value in options.items())
+        ]
+        return max(fitting)[1] if fitting else asked
+
     def first_step(self, num_steps: int, strength: float) -> int:
         """How many of so many steps image-to-image leaves out, which runs a share `strength` of them.
 

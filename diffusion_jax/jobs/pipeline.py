@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import time
 import warnings
@@ -17,10 +18,15 @@ import tqdm
 from PIL import Image, PngImagePlugin
 
 from diffusion_jax import __version__, hub, readers
+from diffusion_jax.diffusion.arrays import check_seed, key_of_seed
+from diffusion_jax.pipelines.inputs import check_finite
 from diffusion_jax.pipelines.latent import LatentDiffusion
 from diffusion_jax.pipelines.unconditional import Unconditional
 from diffusion_jax.training import sharding
 from diffusion_jax.training.logging import say
+
+# What a checkpoint that draws without prompts can be asked for.
+_UNCONDITIONAL = ("source", "num", "seed", "steps", "sampler", "latents", "dtype", "batch_size", "out")
 
 
 def _option(help: str, default: Any = None) -> Any:
@@ -37,8 +43,10 @@ class Request:
     num: int = _option("images of each prompt", 1)
     seed: int = _option("image i is a function of seed and i", 0)
     steps: int | None = _option("steps of the sampler; 50 if not given, the checkpoint's own for DDPM")
-    guidance: float = _option("scale of classifier-free guidance; 1 is none", 7.5)
-    guidance_rescale: float = _option("share of the result that is rescaled against overexposure", 0.0)
+    guidance: float | None = _option("scale of classifier-free guidance; 1 is none, and 7.5 if not given")
+    guidance_rescale: float | None = _option(
+        "share of the result that is rescaled against overexposure; 0 if not given"
+    )
     sampler: str | None = _option("another solver than the checkpoint's, for example dpmpp, euler, unipc")
     size: str | None = _option("HEIGHTxWIDTH; the checkpoint's if not given, or the image's")
     image: str | None = _option("an image to start from")
@@ -49,7 +57,7 @@ class Request:
     control_scale: tuple[float, ...] = _option("how strong each --control is; 1 if not given", ())
     lora: tuple[str, ...] = _option("a LoRA file, FILE or FILE:WEIGHT", ())
     embedding: tuple[str, ...] = _option("a word taught by textual inversion, FILE or FILE:WORD", ())
-    clip_skip: int = _option("how many of CLIP's last layers are left out", 0)
+    clip_skip: int | None = _option("how many of CLIP's last layers are left out")
     latents: str | None = _option("a .npy file with the starts of all images, unit normal [N, h, w, C]")
     dtype: str = _option("what networks compute in and parameters are kept in: float32, bfloat16 or float16", "float32")
     tile_size: int | None = _option("decode larger images in tiles of so many pixels")
@@ -63,6 +71,7 @@ def draw(request: Request) -> list[Path]:
 
     Raises:
       ValueError: one line for the user, before anything is drawn where that can be known.
+      NotFiniteError: an image is not finite; those before it are written.
     """
     begun = time.monotonic()
     _check(request)
@@ -78,9 +87,13 @@ def draw(request: Request) -> list[Path]:
     if devices > 1:
         pipe = pipe.shard(sharding.make_mesh())
     given = _inputs(request, pipe, len(prompts))
-    asked = dataclasses.replace(request, steps=_steps(request, pipe))
+    asked = dataclasses.replace(
+        request,
+        steps=_steps(request, pipe),
+        sampler=pipe.schedule.solver,
+        guidance=None if isinstance(pipe, Unconditional) else _guidance(request),
+    )
     out = Path(request.out)
-    out.mkdir(parents=True, exist_ok=True)
     loaded = time.monotonic()
 
     files: list[Path] = []
@@ -90,6 +103,7 @@ def draw(request: Request) -> list[Path]:
         for places in _batches(len(prompts), size):
             started = time.monotonic()
             images = _draw_batch(pipe, request, prompts, negatives, given, places)
+            _make_folder(out)  # not before: what is refused leaves nothing
             wanted = len(set(places.tolist()))
             for place, image in zip(places[:wanted], images, strict=False):
                 files.append(_write(image, out, asked, prompts[place], negatives[place] if negatives else "", place))
@@ -102,8 +116,36 @@ def draw(request: Request) -> list[Path]:
     return files
 
 
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {out}: cannot be made: {error.strerror}") from None
+
+
+def _check_folder(out: Path) -> None:
+    """Raises ValueError where images could not be written, without making anything."""
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise ValueError(f"--out {out}: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"--out {out}: {there} cannot be written to")
+
+
 def _check(request: Request) -> None:
     """What can be refused before anything is loaded."""
+    check_seed("--seed", request.seed)
+    for field in dataclasses.fields(request):
+        values = getattr(request, field.name)
+        if any(isinstance(value, float) for value in (values if isinstance(values, tuple) else (values,))):
+            check_finite(**{f"--{field.name}": values})
+    for text in request.lora:
+        check_finite(**{f"--lora {text}: the weight": _weighted(text)[1]})
+    _check_folder(Path(request.out))
+    if request.dtype == "float16" and jax.default_backend() == "cpu":
+        raise ValueError("--dtype float16 is for GPUs; on a CPU it can be bfloat16 or float32")
+    if request.negative_prompt and request.guidance is not None and request.guidance <= 1:
+        raise ValueError(f"--negative_prompt needs guidance, and --guidance is {request.guidance:g}; set it above 1")
     for name in ("num", "batch_size", "steps"):
         value = getattr(request, name)
         if value is not None and value < 1:
@@ -136,8 +178,16 @@ def _open(request: Request) -> LatentDiffusion | Unconditional:
         offload_text=request.offload_text,
     )
     if isinstance(pipe, Unconditional):
-        if request.prompt or request.image or request.lora or request.embedding:
-            raise ValueError(f"{request.source} draws without prompts, images, LoRAs and embeddings; it takes --num")
+        set_here = [
+            f"--{field.name}"
+            for field in dataclasses.fields(request)
+            if field.name not in _UNCONDITIONAL and getattr(request, field.name) != field.default
+        ]
+        if set_here:
+            raise ValueError(
+                f"{request.source} draws without prompts, and does nothing with {', '.join(set_here)}; it takes "
+                f"{', '.join(f'--{name}' for name in _UNCONDITIONAL if name != 'source')}"
+            )
         return pipe
     if not request.prompt:
         raise ValueError('--prompt "..." is missing')
@@ -164,6 +214,8 @@ def _inputs(request: Request, pipe: Any, count: int) -> dict[str, Any]:
     if request.latents is not None:
         with readers.decoding(f"--latents {request.latents}", ".npy file"):
             given["latents"] = np.load(request.latents, allow_pickle=False)
+            if not isinstance(given["latents"], np.ndarray) or not np.issubdtype(given["latents"].dtype, np.floating):
+                raise ValueError("it must hold one array of floats")
         if len(given["latents"]) != count:
             raise ValueError(f"--latents {request.latents}: holds {len(given['latents'])} starts for {count} images")
     if isinstance(pipe, Unconditional):
@@ -185,6 +237,10 @@ def _steps(request: Request, pipe: LatentDiffusion | Unconditional) -> int:
     if request.steps is not None:
         return request.steps
     return pipe.num_steps if isinstance(pipe, Unconditional) else 50
+
+
+def _guidance(request: Request) -> float:
+    return 7.5 if request.guidance is None else request.guidance
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -217,7 +273,7 @@ def _batches(count: int, size: int) -> Iterator[np.ndarray]:
 def _draw_batch(
     pipe: Any, request: Request, prompts: list[str], negatives: list[str], given: dict[str, Any], places: np.ndarray
 ) -> np.ndarray:
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(request.seed), places)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key_of_seed(request.seed), places)
     latents = given["latents"][places] if "latents" in given else None
     if isinstance(pipe, Unconditional):
         return pipe(len(places), num_steps=_steps(request, pipe), latents=latents, key=keys)
@@ -231,12 +287,12 @@ def _draw_batch(
             [prompts[place] for place in places],
             [negatives[place] for place in places] if negatives else None,
             _steps(request, pipe),
-            request.guidance,
-            request.guidance_rescale,
+            _guidance(request),
+            request.guidance_rescale or 0.0,
             latents,
             keys,
             strength=request.strength,
-            clip_skip=request.clip_skip,
+            clip_skip=request.clip_skip or 0,
             **shared,
         )
     for text in sorted({str(warning.message) for warning in caught if warning.category is UserWarning}):
@@ -255,8 +311,9 @@ def _write(image: np.ndarray, out: Path, request: Request, prompt: str, negative
     height, width = pixels.shape[:2]
     info.add_itxt(
         "parameters",
-        f"{prompt}\nNegative prompt: {negative}\nSteps: {request.steps}, Sampler: {request.sampler or 'own'},"
-        f" CFG scale: {request.guidance:g}, Seed: {request.seed}, Size: {width}x{height}, Model: {request.source}",
+        f"{prompt}\nNegative prompt: {negative}\nSteps: {request.steps}, Sampler: {request.sampler},"
+        + ("" if request.guidance is None else f" CFG scale: {request.guidance:g},")
+        + f" Seed: {request.seed}, Size: {width}x{height}, Model: {request.source}",
     )
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     numbers = [int(file.stem) for file in out.glob("[0-9]*.png") if file.stem.isdecimal()]
@@ -269,3 +326,5 @@ def _write(image: np.ndarray, out: Path, request: Request, prompt: str, negative
             return path
         except FileExistsError:
             number += 1
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be written: {error.strerror}") from None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh
 from jax.typing import ArrayLike
+
+BATCH_AXES = ("data", "fsdp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +70,70 @@ def batch_of_masks(mask: Any, batch: int) -> np.ndarray:
     array = np.asarray(mask)
     if array.dtype == bool:
         array = array.astype(np.float32)
-    if array.ndim == 2:
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] not in (1, 3)):  # [H, W] or [B, H, W]
         array = array[..., None]
+    if array.ndim not in (3, 4) or array.shape[-1] not in (1, 3):
+        raise ValueError(f"mask has shape {np.shape(mask)}; it must be [height, width] or [batch, height, width, 1]")
     array = batch_of_images(array, batch, "mask")
     return (array.mean(axis=-1, keepdims=True) >= 0.5).astype(np.float32)
+
+
+class NotFiniteError(FloatingPointError):
+    """An image that is not finite; the message is one line that names the first part where numbers were lost."""
+
+
+def check_finite(**values: Any) -> None:
+    """Raises ValueError for an option that is not a finite number, or holds one."""
+    for name, value in values.items():
+        if value is not None and not np.isfinite(np.asarray(value, np.float64)).all():
+            raise ValueError(f"{name} is {value}; it must be finite")
+
+
+# What diffusers calls things -> what they are called here.
+_FOREIGN = {
+    "prompt": "prompts",
+    "negative_prompt": "negative_prompts",
+    "num_inference_steps": "num_steps",
+    "generator": "key (a JAX PRNG key, jax.random.key(seed))",
+    "seed": "key (jax.random.key(seed))",
+    "num_images_per_prompt": "prompts, each as often as it is to be drawn",
+    "height": "size=(height, width)",
+    "width": "size=(height, width)",
+    "output_type": 'output, "images" or "latents"',
+    "mask_image": "mask",
+    "init_image": "image",
+    "control_image": "control_images",
+    "controlnet_conditioning_scale": "control_scale",
+    "control_guidance_start": "control_start",
+    "control_guidance_end": "control_end",
+    "batch_size": "num_images",
+    "eta": "the eta of hub.load_sampler, given as sampler",
+    "scheduler": "sampler",
+}
+
+
+def refuse_foreign(given: Mapping[str, Any]) -> None:
+    """Raises TypeError for an argument that a pipeline has not; for diffusers' names it says what ours is."""
+    for name in given:
+        ours = f"here it is {_FOREIGN[name]}" if name in _FOREIGN else "there is nothing of that name"
+        raise TypeError(f"a pipeline takes no {name!r}: {ours}")
+
+
+def batch_mesh(mesh: Mesh) -> Mesh:
+    """The mesh with axes whose shardings the compiler works out, whatever kind they were made as.
+
+    Raises ValueError for a mesh without an axis that batches are split over.
+    """
+    if not set(BATCH_AXES) & set(mesh.axis_names):
+        raise ValueError(
+            f"the mesh has the axes {mesh.axis_names}; it needs 'data' or 'fsdp', that batches are split over"
+        )
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+
+
+def batch_axes(mesh: Mesh) -> tuple[str, ...]:
+    """The axes of the mesh that batches are split over."""
+    return tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
 
 
 def image_keys(key: jax.Array | None, batch: int) -> jax.Array:

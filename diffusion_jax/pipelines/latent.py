@@ -21,18 +21,24 @@ from diffusion_jax.pipelines import adapters, latents, text
 from diffusion_jax.pipelines.attention_maps import along
 from diffusion_jax.pipelines.denoiser import Control, Denoiser
 from diffusion_jax.pipelines.inputs import (
+    NotFiniteError,
     Plan,
+    batch_axes,
+    batch_mesh,
     batch_of_images,
     batch_of_masks,
+    check_finite,
     control_rules,
     image_keys,
     padded,
     prompt_list,
+    refuse_foreign,
 )
 from diffusion_jax.pipelines.known import hold_known, latent_mask, replace_known
 from diffusion_jax.pipelines.text import TextEncoder, TextOptions
 
-BATCH_AXES = ("data", "fsdp")
+# Where numbers can be lost, in the order of the work.
+_PARTS = ("text encoder", "autoencoder's encoder", "network", "autoencoder's decoder")
 Changes = tuple[Sequence[adapters.Adapter], jax.Array]  # low-rank changes and their weights
 
 
@@ -105,6 +111,7 @@ class LatentDiffusion:
         sampler: Sampler | None = None,
         attention: Sequence[str] = (),
         output: str = "images",
+        **others: Any,
     ) -> Any:
         """Draws one image for each prompt.
 
@@ -136,7 +143,19 @@ class LatentDiffusion:
 
         Raises:
           ValueError: arguments that cannot be, in one line.
+          TypeError: arguments of another library; the line says what they are called here.
+          NotFiniteError: the image is not finite; the line names the first part where numbers were lost.
         """
+        refuse_foreign(others)
+        check_finite(
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+            strength=strength,
+            control_scale=control_scale,
+            control_start=control_start,
+            control_end=control_end,
+            latents=None if latents is None else float(jnp.sum(jnp.asarray(latents, jnp.float32))),
+        )
         prompts = prompt_list(prompts, "prompts")
         batch = len(prompts)
         negatives = [""] * batch if negative_prompts is None else prompt_list(negative_prompts, "negative_prompts")
@@ -250,6 +269,7 @@ class LatentDiffusion:
     def shard(self, mesh: Mesh) -> LatentDiffusion:
         """The same pipeline with its parameters on every device of the mesh and batches split over them."""
         kept = {encoder.name for encoder in self.encoders} if self.offload_text else set()
+        mesh = batch_mesh(mesh)
         everywhere = NamedSharding(mesh, P())
         placed = {
             name: tree if name in kept else jax.device_put(tree, everywhere) for name, tree in self.params.items()
@@ -277,17 +297,22 @@ class LatentDiffusion:
         self, plan: Plan, shape: tuple[int, ...], sampler: Sampler, settings: Any, arrays: dict[str, Any], batch: int
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         if self.mesh is not None:
-            devices = math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
+            devices = math.prod(self.mesh.shape[axis] for axis in batch_axes(self.mesh))
             arrays = padded(arrays, -(-batch // devices) * devices)
-            arrays = jax.device_put(arrays, NamedSharding(self.mesh, P(BATCH_AXES)))
+            arrays = jax.device_put(arrays, NamedSharding(self.mesh, P(batch_axes(self.mesh))))
         tokens = (arrays.pop("tokens"), arrays.pop("negative_tokens", None))
         if self.offload_text:
             encoders = {encoder.name: self.params[encoder.name] for encoder in self.encoders}
             params = {name: tree for name, tree in self.params.items() if name not in encoders}
             conditions = self._encode_program(plan, encoders, tokens, settings["adapters"])
-            drawn, maps = self._sample_program(plan, shape, params, conditions, sampler, settings, arrays)
+            drawn, maps, finite = self._sample_program(plan, shape, params, conditions, sampler, settings, arrays)
         else:
-            drawn, maps = self._whole_program(plan, shape, self.params, tokens, sampler, settings, arrays)
+            drawn, maps, finite = self._whole_program(plan, shape, self.params, tokens, sampler, settings, arrays)
+        for part, is_finite in zip(_PARTS, np.asarray(finite), strict=True):
+            if not is_finite:
+                raise NotFiniteError(
+                    f"the image is not finite: the numbers were lost in the {part}, or its parameters are not finite"
+                )
         return np.asarray(drawn[:batch]), {name: np.asarray(value[:, :batch]) for name, value in maps.items()}
 
     @functools.cached_property
@@ -328,7 +353,8 @@ class LatentDiffusion:
     def _sample(
         self, plan: Plan, shape: tuple[int, ...], params: Any, conditions: Any, sampler: Sampler, settings: Any,
         arrays: Any,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:  # fmt: skip
+    ) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:  # fmt: skip
+        """(images or latents, attention maps, whether each of _PARTS gave finite numbers)"""
         params = _changed(params, settings["adapters"])
         encode = functools.partial(latents.encode, self.autoencoder, params["autoencoder"])
         known = encode(2 * arrays["image"] - 1) if plan.image else None
@@ -367,10 +393,12 @@ class LatentDiffusion:
                 maps = along(looks, sampler, states, positive, arrays["words"], shape)
         if mask is not None and known is not None:  # without the noise that some schedules leave
             end = mask * end + (1 - mask) * known
+        before = conditions if known is None else (conditions, known)
         if plan.latents_out:
-            return end, maps
+            return end, maps, jnp.stack([_finite(conditions), _finite(before), _finite(end), _finite(end)])
         decoded = latents.decode(self.autoencoder, params["autoencoder"], end)
-        return jnp.clip(decoded / 2 + 0.5, 0, 1).astype(jnp.float32), maps
+        finite = jnp.stack([_finite(conditions), _finite(before), _finite(end), _finite(decoded)])
+        return jnp.clip(decoded / 2 + 0.5, 0, 1).astype(jnp.float32), maps, finite
 
     def _shared_conditions(self, plan: Plan, arrays: Any, encode: Any) -> dict[str, Any]:
         """What the network is told with either prompt."""
@@ -434,6 +462,11 @@ class LatentDiffusion:
             for column, places in enumerate(tokenizer.places(prompt, words).values()):
                 marks[row, [place for place in places if place < length], column] = 1
         return marks
+
+
+def _finite(tree: Any) -> jax.Array:
+    """Whether all numbers of a tree are finite."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _changed(params: Mapping[str, Any], changes: Changes) -> dict[str, Any]:

@@ -54,7 +54,13 @@ def slerp(start: jax.Array, end: jax.Array, fraction: jax.Array | float) -> jax.
 
 
 def interpolate(start: jax.Array, end: jax.Array, count: int) -> jax.Array:
-    """`count` latents [count, H, W, C] from one latent [H, W, C] to another, ends included, along the arc."""
+    """`count` latents [count, H, W, C] from one latent to another, ends included, along the arc.
+
+    The ends are [H, W, C] or [1, H, W, C], as `invert` gives one for an image. Raises ValueError for any other shape.
+    """
+    start, end = (x[0] if x.ndim == 4 and len(x) == 1 else x for x in (start, end))
+    if start.ndim != 3 or start.shape != end.shape:
+        raise ValueError(f"latents have shapes {start.shape} and {end.shape}; give one latent [H, W, C] for each end")
     fractions = jnp.linspace(0.0, 1.0, count)
     starts, ends = (jnp.broadcast_to(x, (count, *x.shape)) for x in (start, end))
     return slerp(starts, ends, fractions)

@@ -16,9 +16,18 @@ from jax.sharding import PartitionSpec as P
 
 from diffusion_jax.diffusion import samplers
 from diffusion_jax.diffusion.samplers import Sampler
-from diffusion_jax.pipelines.inputs import batch_of_images, batch_of_masks, image_keys, padded
+from diffusion_jax.pipelines.inputs import (
+    NotFiniteError,
+    batch_axes,
+    batch_mesh,
+    batch_of_images,
+    batch_of_masks,
+    image_keys,
+    padded,
+    refuse_foreign,
+)
 from diffusion_jax.pipelines.known import replace_known
-from diffusion_jax.pipelines.latent import BATCH_AXES, Schedule
+from diffusion_jax.pipelines.latent import Schedule
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,6 +58,7 @@ class Unconditional:
         image: Any = None,
         mask: Any = None,
         sampler: Sampler | None = None,
+        **others: Any,
     ) -> np.ndarray:
         """Draws images, float32 [B, H, W, C] in [0, 1].
 
@@ -62,7 +72,10 @@ class Unconditional:
 
         Raises:
           ValueError: arguments that cannot be, in one line.
+          TypeError: arguments of another library; the line says what they are called here.
+          NotFiniteError: the network's output is not finite.
         """
+        refuse_foreign(others)
         if num_images is None:
             num_images = len(latents) if latents is not None else len(key) if key is not None and key.ndim else 1
         if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < 1:
@@ -83,10 +96,13 @@ class Unconditional:
         if sampler is None:
             sampler = self.schedule.sampler(self.num_steps if num_steps is None else num_steps)
         if self.mesh is not None:
-            devices = math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
+            devices = math.prod(self.mesh.shape[axis] for axis in batch_axes(self.mesh))
             arrays = padded(arrays, -(-num_images // devices) * devices)
-            arrays = jax.device_put(arrays, NamedSharding(self.mesh, P(BATCH_AXES)))
-        return np.asarray(self._program(shape, self.params, sampler, arrays)[:num_images])
+            arrays = jax.device_put(arrays, NamedSharding(self.mesh, P(batch_axes(self.mesh))))
+        drawn = np.asarray(self._program(shape, self.params, sampler, arrays)[:num_images])
+        if not np.isfinite(drawn).all():
+            raise NotFiniteError("the image is not finite: the network's output was not, or a parameter of it is not")
+        return drawn
 
     def with_solver(self, name: str) -> Unconditional:
         """The same pipeline with another solver; see :meth:`diffusion_jax.hub.schedule.Schedule.with_solver`."""
@@ -94,6 +110,7 @@ class Unconditional:
 
     def shard(self, mesh: Mesh) -> Unconditional:
         """The same pipeline with its parameters on every device of the mesh and batches split over them."""
+        mesh = batch_mesh(mesh)
         return dataclasses.replace(self, params=jax.device_put(self.params, NamedSharding(mesh, P())), mesh=mesh)
 
     @functools.cached_property

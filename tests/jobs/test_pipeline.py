@@ -1,11 +1,12 @@
 """`--mode sample --from DIR`: the images, their settings, and what is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from diffusion_jax import main as command
 from diffusion_jax.jobs import pipeline
@@ -61,7 +62,20 @@ def test_the_command_writes_the_images_of_diffusers(folder, tmp_path, capfd):
         ((), '--prompt "..." is missing'),
         (("--prompt", "a", "--steps", "0"), "--steps is 0; it must be 1 or more"),
         (("--prompt", "a", "--steps", "many"), "--steps: invalid int value: 'many'"),
-        (("--prompt", "a", "--color", "red"), "unrecognized arguments: --color red"),
+        (("--prompt", "a", "--color", "red"), "--color is not an option; here it is --"),
+        (("--prompt", "a", "--num_inference_steps", "5"), "--num_inference_steps is not an option; here it is --steps"),
+        (("--prompt", "a", "--guidance_scale=3"), "--guidance_scale is not an option; here it is --guidance"),
+        (("--prompt", "a", "--guidance", "nan"), "--guidance is nan; it must be finite"),
+        (("--prompt", "a", "--guidance_rescale", "inf"), "--guidance_rescale is inf; it must be finite"),
+        (("--prompt", "a", "--lora", "l.safetensors:nan"), "the weight is nan; it must be finite"),
+        (("--prompt", "a", "--seed", "-1"), "--seed is -1; it must be a whole number from 0 to 2^64 - 1"),
+        (("--prompt", "a", "--seed", 2**64), "it must be a whole number from 0 to 2^64 - 1"),
+        (
+            ("--prompt", "a", "--dtype", "float16"),
+            "on a CPU it can be bfloat16 or float32",
+        ),
+        (("--prompt", "a", "--negative_prompt", "b", "--guidance", "1"), "--negative_prompt needs guidance"),
+        (("--prompt", "a", "--out", __file__), "test_pipeline.py is a file; name a folder"),
         (("--prompt", "a", "--mask", "m.png"), "--mask needs the --image"),
         (("--prompt", "a", "--image", "none.png"), "--image none.png: not a readable image"),
         (("--prompt", "a", "--control", "x"), "there are 1 --control and 0 --control_image"),
@@ -77,6 +91,49 @@ def test_bad_input_is_one_line_and_code_2(arguments, message, folder, tmp_path, 
     assert run("--from", folder, "--out", tmp_path / "out", *arguments) == 2
     said = capfd.readouterr().err.strip()
     assert message in said and said.count("\n") == 0
+    assert not (tmp_path / "out").exists()
+
+
+def drawn(folder, out, *arguments):
+    assert run("--from", folder, "--prompt", "a", "--steps", "2", "--out", out, *arguments) == 0
+    return np.asarray(Image.open(out / "00000.png")).astype(int)
+
+
+def test_seeds_have_64_bits(folder, tmp_path):
+    """torch's seeds go as far; the images of different ones differ."""
+    seeds = (0, 2**32 - 1, 2**32, 2**63, 2**64 - 1)
+    images = [drawn(folder, tmp_path / str(seed), "--seed", seed) for seed in seeds]
+    for i, image in enumerate(images):
+        assert all(np.abs(image - other).max() > 3 for other in images[:i])
+
+
+def test_the_sampler_and_the_guidance_are_named_in_the_picture(folder, tmp_path):
+    for arguments, expected in (((), "ddim"), (("--sampler", "dpmpp_karras"), "dpmpp_karras")):
+        out = tmp_path / expected
+        drawn(folder, out, *arguments)
+        with Image.open(out / "00000.png") as picture:
+            assert f"Sampler: {expected}, CFG scale: 7.5, Seed: 0" in picture.text["parameters"]
+
+
+def test_an_image_that_is_not_finite_is_one_line_and_code_1(folder, tmp_path, capfd):
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    file = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = {name: np.array(tensor) for name, tensor in load_file(file).items()}
+    tensors["conv_out.bias"][0] = np.nan
+    save_file(tensors, file)
+    assert run("--from", broken, "--prompt", "a", "--steps", "2", "--out", tmp_path / "out") == 1
+    said = capfd.readouterr().err.strip().splitlines()
+    assert said[-1].startswith("diffusion_jax: the image is not finite: the numbers were lost in the network")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_checkpoint_without_prompts_cannot_do_is_refused(tmp_path, capfd):
+    folder = pipeline_folders.write("pipeline-ddpm", tmp_path / "ddpm")
+    for option, value in (("--size", "32x32"), ("--guidance", "3"), ("--clip_skip", "1"), ("--negative_prompt", "b")):
+        assert run("--from", folder, option, value, "--steps", "2", "--out", tmp_path / "out") == 2
+        said = capfd.readouterr().err.strip()
+        assert "which it draws without" in said or f"does nothing with {option}; it takes --num, --seed" in said, said
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path, capfd):

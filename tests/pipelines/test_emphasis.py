@@ -20,6 +20,10 @@ from diffusion_jax.pipelines import emphasis
         ("note: (a) b)", [("note: ", 1.0), ("a", 1.1), (" b)", 1.0)]),
         ("(a:b)", [("a:b", 1.1)]),
         ("(word : 0.5)", [("word ", 0.5)]),
+        ("(cat:2.)", [("cat", 2.0)]),
+        ("(cat:.5)", [("cat", 0.5)]),
+        ("(cat:+2)", [("cat", 2.0)]),
+        ("(cat:2.5.1)", [("cat:2.5.1", 1.1)]),
         (r"back\slash", [("back\\slash", 1.0)]),
     ],
 )

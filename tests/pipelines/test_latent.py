@@ -1,5 +1,7 @@
 """What pipelines promise, on networks of a few channels."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -162,6 +164,49 @@ def test_attention_to_words_is_returned_when_asked_for(pipe, drawn):
         pipe("cat", attention=["red"])
 
 
+def test_meshes_of_every_kind_are_taken(pipe, drawn):
+    """jax.make_mesh makes axes of explicit shardings, unless told otherwise."""
+    for shape, axes in (((1, 1, 1), ("data", "fsdp", "tensor")), ((2,), ("data",)), ((2, 2), ("fsdp", "tensor"))):
+        mesh = jax.make_mesh(shape, axes, devices=jax.devices()[: math.prod(shape)])
+        again = pipe.shard(mesh)(PROMPTS, ["blue", ""], key=jax.random.key(3), **STEPS)
+        np.testing.assert_allclose(again, drawn, atol=1e-4)
+    with pytest.raises(ValueError, match="needs 'data' or 'fsdp'"):
+        pipe.shard(jax.make_mesh((2,), ("model",), devices=jax.devices()[:2]))
+
+
+def test_masks_come_in_every_layout(pipe, image):
+    mask = np.zeros((16, 16), np.float32)
+    mask[:, 8:] = 1
+    common = {"prompts": PROMPTS, "image": image, "key": jax.random.key(3), **STEPS}
+    expected = pipe(**common, mask=mask)
+    for layout in (mask[..., None], np.stack([mask, mask]), np.stack([mask, mask])[..., None], mask.astype(bool)):
+        np.testing.assert_array_equal(pipe(**common, mask=layout), expected)
+    with pytest.raises(ValueError, match=r"mask has shape \(2, 2, 16, 16, 1\); it must be \[height, width\]"):
+        pipe(**common, mask=np.zeros((2, 2, 16, 16, 1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("num_inference_steps", "here it is num_steps"),
+        ("negative_prompt", "here it is negative_prompts"),
+        ("num_images_per_prompt", "here it is prompts, each as often"),
+        ("seed", r"here it is key \(jax.random.key\(seed\)\)"),
+        ("flavour", "there is nothing of that name"),
+    ],
+)
+def test_the_names_of_diffusers_are_answered(pipe, name, said):
+    with pytest.raises(TypeError, match=said):
+        pipe(PROMPTS, **{name: 3})
+
+
+@pytest.mark.parametrize("name", ["guidance_scale", "guidance_rescale", "control_scale", "control_end", "latents"])
+def test_numbers_that_are_not_finite_are_refused(pipe, name):
+    value = np.full((2, 8, 8, 4), np.nan) if name == "latents" else float("nan")
+    with pytest.raises(ValueError, match=f"{name} is nan; it must be finite"):
+        pipe(PROMPTS, **{name: value})
+
+
 def test_offloaded_text_encoders_give_the_same(pipe, drawn):
     apart = tiny.replace(pipe, offload_text=True)
     np.testing.assert_allclose(apart(PROMPTS, ["blue", ""], key=jax.random.key(3), **STEPS), drawn, atol=1e-6)
@@ -210,5 +255,9 @@ def test_arcs_between_latents_keep_their_length():
     lengths = np.sqrt((between**2).sum(axis=(1, 2, 3)))
     assert lengths.min() > 0.95 * min(lengths[0], lengths[-1])
     np.testing.assert_allclose(latents.slerp(one[None], one[None], 0.3)[0], one, atol=1e-5)
+    # what `invert` gives for one image each
+    np.testing.assert_array_equal(latents.interpolate(one[None], two[None], 5), between)
+    with pytest.raises(ValueError, match="give one latent"):
+        latents.interpolate(np.stack([one, two]), np.stack([two, one]), 5)
     varied = np.asarray(latents.vary(one[None], jax.random.key(0), 0.1))
     assert 0.02 < np.abs(varied - one).mean() < 0.3
