@@ -70,8 +70,8 @@ def load(
     Args:
       source: a model folder (config.json and .safetensors weights, in one file or in shards), for example ``unet`` of
         a diffusers pipeline; the pipeline's folder, with ``part``; a single-file Stable Diffusion checkpoint
-        (.safetensors with the original names), with ``part``; the folder of a run of this project, whose averaged
-        parameters are taken; or the name of a repository, "owner/name", which huggingface_hub downloads.
+        (.safetensors or .ckpt with the original names), with ``part``; the folder of a run of this project, whose
+        averaged parameters are taken; or the name of a repository, "owner/name", which huggingface_hub downloads.
       part: which network of a pipeline or single file: "unet", "vae", "text_encoder", ...
       dtype: what the network computes in.
       param_dtype: of the parameters, whatever the file holds; "bfloat16" halves their memory.
@@ -88,7 +88,7 @@ def load(
         missing, left over or of the wrong shape are counted, and the first of them named.
     """
     path, given = Path(source), dict(config or {})
-    if path.suffix == single_file.SUFFIX and not path.is_dir():
+    if single_file.is_file(path):
         return single_file.load(path, part, dtype, param_dtype, given)
     if sources.is_run(path):
         model, params = sources.open_run(path)

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax import readers
-from diffusion_jax.hub import research
+from diffusion_jax.hub import research, single_file
 from diffusion_jax.hub.checkpoint import format_of, load, save
-from diffusion_jax.hub.files import CheckpointError, write_config, write_tensors
+from diffusion_jax.hub.files import CheckpointError, open_tensors, write_config, write_json, write_tensors
+from diffusion_jax.hub.pipeline_parts import FileParts, tokenizer_name
+
+PIPELINE = "a pipeline"
 
 
 def convert(
@@ -20,7 +23,8 @@ def convert(
     format: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Reads a .pkl of EDM or EDM2, or a .pt of DDPM's port, improved-diffusion, guided-diffusion, DiT or SiT.
+    """Reads a .pkl of EDM or EDM2, a .pt of DDPM's port, improved-diffusion, guided-diffusion, DiT or SiT, or a file of
+    Stable Diffusion 1, 2 or XL (.ckpt, .safetensors), which becomes a pipeline's folder.
 
     Nothing in the file is run (:mod:`diffusion_jax.readers`), and no other framework is needed.
 
@@ -36,6 +40,9 @@ def convert(
     """
     path, given = Path(source), dict(settings or {})
     say(f"reading {path}")
+    if single_file.is_file(path) and (network := _stable_diffusion(path, Path(destination), given)):
+        say(f"wrote {destination}, {network} that hub.load{'_pipeline' * (network == PIPELINE)} opens")
+        return
     try:
         config, tensors, what = _network(path, given)
     except readers.ReadError as error:
@@ -51,6 +58,29 @@ def convert(
         save(model, params, directory, format=format)
         load(directory)
     say(f"wrote {directory}, a {type(model).__name__} that hub.load opens")
+
+
+def _stable_diffusion(path: Path, directory: Path, given: dict[str, Any]) -> str | None:
+    """Writes the networks of one file of Stable Diffusion as diffusers does; None for a file that holds none."""
+    with open_tensors(path) as file:
+        there = single_file.parts_of(file.shapes)
+        if single_file.family(file.shapes) is None and "vae" not in there:
+            return None
+        if len(there) == 1:
+            save(*single_file.load_part(file, None, "float32", "float32", given), directory)
+            return f"its {next(iter(there))}"
+        parts = FileParts(path, file)
+        networks = {name: parts.network(name, "float32", "float32") for name in parts.networks}
+        tokenizers = {name: parts.tokenizer_files(name, networks[name][0].vocab_size) for name in parts.encoders}
+        parts.schedule(None)
+        for name, (model, params) in networks.items():
+            save(model, params, directory / name)
+        for name, write in tokenizers.items():
+            write(directory / tokenizer_name(name))
+        (directory / "scheduler").mkdir(exist_ok=True)
+        write_json(directory / "scheduler" / "scheduler_config.json", parts.scheduler)
+        write_json(directory / "model_index.json", parts.written_index())
+    return PIPELINE
 
 
 def _network(path: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray], str]:

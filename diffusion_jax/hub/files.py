@@ -17,6 +17,8 @@ from diffusion_jax.readers import decoding, few, one_line
 SAFE, PICKLED = ".safetensors", ".bin"
 # Written beside weights by trainers, and none themselves.
 NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "scheduler.bin")
+# Where trainers keep the weights of a whole model.
+STATE = "state_dict."
 # characters of a message: values of settings may be of any length
 LONGEST = 260
 # What transformers calls the weights whose safetensors are "model".
@@ -54,7 +56,11 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_json(directory / "config.json", config)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 class TensorFile:
@@ -64,7 +70,7 @@ class TensorFile:
     """
 
     def __init__(self, path: Path):
-        self._path = path
+        self.path = path
         with self._decoding():
             self._file = safe_open(path, framework="numpy")
 
@@ -100,17 +106,21 @@ class TensorFile:
         return list(self._file.keys())
 
     def _decoding(self) -> contextlib.AbstractContextManager[None]:
-        return decoding(self._path, ".safetensors file", CheckpointError)
+        return decoding(self.path, ".safetensors file", CheckpointError)
 
 
 class PickledFile:
     """What :class:`TensorFile` is, of a PyTorch file: .bin, .ckpt, .pt, .pth. Nothing that is in it is run."""
 
     def __init__(self, path: Path):
+        self.path = path
         try:
-            self._tensors = readers.read_tensors(path)
+            tensors = readers.read_tensors(path)
         except readers.ReadError as error:
             raise CheckpointError(str(error)) from None
+        # trainers put the weights beside their own state
+        inside = {name.removeprefix(STATE): value for name, value in tensors.items() if name.startswith(STATE)}
+        self._tensors = inside or tensors
 
     def __enter__(self) -> "PickledFile":
         return self

@@ -1,7 +1,8 @@
-"""Pipelines in diffusers' folder layout: model_index.json beside one folder a part."""
+"""Pipelines: of a folder as diffusers writes it, or of one file of Stable Diffusion."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +11,9 @@ from typing import Any
 import jax
 from jax.typing import DTypeLike
 
-from diffusion_jax.hub import sources
 from diffusion_jax.hub.checkpoint import load
-from diffusion_jax.hub.files import CheckpointError, read_object
-from diffusion_jax.hub.schedule import Schedule
-from diffusion_jax.hub.tokenizer import load_tokenizer
+from diffusion_jax.hub.files import CheckpointError
+from diffusion_jax.hub.pipeline_parts import Parts, open_parts
 from diffusion_jax.models.autoencoder import AutoencoderKL
 from diffusion_jax.models.mmdit import MMDiT
 from diffusion_jax.pipelines.denoiser import Control
@@ -65,7 +64,8 @@ def load_pipeline(
     """Opens a pipeline: Stable Diffusion 1, 2, XL, 3 and 3.5, with their inpainting checkpoints, and DDPM's.
 
     Args:
-      source: a folder with model_index.json, or the name of a repository, "owner/name".
+      source: a folder with model_index.json, one file of Stable Diffusion 1, 2 or XL (.safetensors, .ckpt; see
+        :class:`diffusion_jax.hub.pipeline_parts.FileParts`), or the name of a repository, "owner/name".
       dtype, param_dtype: what the networks compute in, and what their parameters are kept in. An autoencoder that is
         marked to overflow in half precision (force_upcast) stays float32.
       variant, revision: see :func:`diffusion_jax.hub.load`.
@@ -82,21 +82,37 @@ def load_pipeline(
     Raises:
       CheckpointError: what is wrong with which file, or a kind of pipeline that is not covered.
     """
-    folder = Path(source)
-    if not folder.exists() and sources.REPOSITORY.fullmatch(str(source)):
-        folder = sources.download(str(source), None, variant, revision)
-    index = _read_index(folder)
+    parts = open_parts(source, variant, revision)
+    with contextlib.closing(parts):
+        return _pipeline(
+            parts,
+            lambda name, kind=dtype, params=param_dtype: parts.network(name, kind, params),
+            lambda where: load(where, dtype=dtype, param_dtype=param_dtype, variant=variant),
+            sampler,
+            controlnets,
+            tile_size,
+            offload_text,
+        )
+
+
+def _pipeline(
+    parts: Parts,
+    part: Any,
+    control: Any,
+    sampler: str | None,
+    controlnets: Sequence[str | Path],
+    tile_size: int | None,
+    offload_text: bool,
+) -> LatentDiffusion | Unconditional:
+    """The pipeline of these parts; ``part(name)`` and ``control(folder)`` give a network and its parameters."""
+    folder, index = parts.where, parts.index
     name = index.get("_class_name")
-    schedule = Schedule.read(folder / "scheduler", sampler)
-
-    def part(where: str | Path, kind: DTypeLike = dtype, params: DTypeLike = param_dtype) -> tuple[Any, Any]:
-        return load(where, dtype=kind, param_dtype=params, variant=variant)
-
+    schedule = parts.schedule(sampler)
     if name in UNCONDITIONAL:
         if controlnets:
             raise CheckpointError(f"{folder}: {name} has no text encoder, which a ControlNet needs")
-        network, params = part(folder / "unet")
-        config = read_object(folder / "unet" / "config.json")
+        network, params = part("unet")
+        config = parts.config("unet")
         size = config.get("sample_size")
         size = size[0] if isinstance(size, list) else size
         if not isinstance(size, int):
@@ -113,14 +129,14 @@ def load_pipeline(
 
     network_name, family = FAMILIES[name]
     params: dict[str, Any] = {}
-    network, params["network"] = part(folder / network_name)
-    autoencoder, params["autoencoder"] = _autoencoder(folder / "vae", part, tile_size)
+    network, params["network"] = part(network_name)
+    autoencoder, params["autoencoder"] = _autoencoder(folder, part, tile_size)
     encoders = []
     for i, encoder_name in enumerate(ENCODERS):
         if not _has(index, encoder_name):
             continue
-        model, params[encoder_name] = part(folder / encoder_name)
-        tokenizer = load_tokenizer(folder / encoder_name.replace("text_encoder", "tokenizer"))
+        model, params[encoder_name] = part(encoder_name)
+        tokenizer = parts.tokenizer(encoder_name, model.vocab_size)
         if i == 2:
             tokenizer.length = min(tokenizer.length, T5_LENGTH) if tokenizer.length > 77 else T5_LENGTH
         encoders.append(TextEncoder(encoder_name, model, tokenizer))
@@ -128,7 +144,7 @@ def load_pipeline(
         raise CheckpointError(f"{folder / 'model_index.json'}: names no text encoder")
     controls = []
     for i, where in enumerate(controlnets):
-        model, params[f"control_{i}"] = part(where)
+        model, params[f"control_{i}"] = control(where)
         controls.append(Control(f"control_{i}", model))
 
     kept = {encoder.name for encoder in encoders} if offload_text else set()
@@ -146,22 +162,15 @@ def load_pipeline(
     )
 
 
-def _read_index(folder: Path) -> Mapping[str, Any]:
-    path = folder / sources.PIPELINE
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; a pipeline's folder holds model_index.json")
-    return read_object(path)
-
-
 def _has(index: Mapping[str, Any], part: str) -> bool:
     return any(index.get(part) or ())
 
 
 def _autoencoder(folder: Path, part: Any, tile_size: int | None) -> tuple[Any, Any]:
-    model, params = part(folder)
+    model, params = part("vae")
     if isinstance(model, AutoencoderKL):
         if model.force_upcast and model.dtype != "float32":
-            model, params = part(folder, "float32", "float32")
+            model, params = part("vae", "float32", "float32")
         model = dataclasses.replace(model, tile_size=tile_size)
     elif tile_size is not None:
         raise CheckpointError(f"{folder}: {type(model).__name__} has no tiles")

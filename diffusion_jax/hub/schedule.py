@@ -64,7 +64,12 @@ class Schedule:
 
         Raises ValueError for a file that cannot be read, and for a scheduler, if it is to be used, that is not covered.
         """
-        schedule = cls(read_config(directory))
+        return cls.of(read_config(directory), solver)
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], solver: str | None = None) -> Schedule:
+        """Of the content of a scheduler_config.json, as :meth:`read`."""
+        schedule = cls(config)
         schedule = schedule if solver is None else schedule.with_solver(solver)
         schedule.sampler(_PROBE)
         return schedule

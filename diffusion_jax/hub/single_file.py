@@ -1,4 +1,4 @@
-"""Stable Diffusion in one .safetensors file, with the original names of its tensors."""
+"""Stable Diffusion in one file (.safetensors, .ckpt), with the original names of its tensors."""
 
 import functools
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.hub import autoencoder, compvis, conditional_unet, open_clip, text_encoders
-from diffusion_jax.hub.files import CheckpointError, TensorFile, refusal
+from diffusion_jax.hub.files import CheckpointError, PickledFile, TensorFile, open_tensors, refusal
 from diffusion_jax.hub.format import Config, Format, parameter_shapes
 from diffusion_jax.hub.tensors import Shapes, Tensor, to_params
 
-SUFFIX = ".safetensors"
+SUFFIXES = (".safetensors", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -93,30 +93,43 @@ def load(
     path: Path, part: str | None, dtype: DTypeLike, param_dtype: DTypeLike, config: Config
 ) -> tuple[nn.Module, dict[str, Any]]:
     """One network of the file, see :func:`diffusion_jax.hub.load`; ``config`` overrules what the shapes suggest."""
-    with TensorFile(path) as file:
-        there = parts_of(file.shapes)
-        if not there:
-            raise CheckpointError(
-                f"{path}: none of its tensors has a name of Stable Diffusion's, such as"
-                f" {UNET.prefixes[0]}{UNET.mark}; a model folder is opened by the folder's name"
-            )
-        if part is None and len(there) == 1:
-            part = next(iter(there))
-        if part not in there:
-            raise CheckpointError(f"{path}: part={part!r}; this file holds {', '.join(map(repr, there))}")
-        chosen, prefix = there[part]
-        shapes = {name.removeprefix(prefix): shape for name, shape in file.shapes.items() if name.startswith(prefix)}
-        try:
-            settings = chosen.settings(shapes, config, family(file.shapes))
-            model = chosen.format.build(settings, dtype)
-            network_shapes = parameter_shapes(model, functools.partial(chosen.format.inputs, model, settings))
-        except Exception as error:  # as of a folder's config.json
-            raise CheckpointError(f"{path}: {refusal(error)}") from None
-        layout = chosen.tensors(model, network_shapes, settings)
-        stored = file.tensors(prefix)
-        used = {name: value for name, value in stored.items() if not chosen.unused(name, model)}
-        del stored
-        return model, to_params(layout, used, where=str(path), dtype=param_dtype)
+    with open_tensors(path) as file:
+        return load_part(file, part, dtype, param_dtype, config)
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path names such a file, there or not, and not a folder."""
+    return path.suffix in SUFFIXES and not path.is_dir()
+
+
+def load_part(
+    file: TensorFile | PickledFile, part: str | None, dtype: DTypeLike, param_dtype: DTypeLike, config: Config
+) -> tuple[nn.Module, dict[str, Any]]:
+    """As :func:`load`, of an open file."""
+    path, all_shapes = file.path, file.shapes
+    there = parts_of(all_shapes)
+    if not there:
+        raise CheckpointError(
+            f"{path}: none of its tensors has a name of Stable Diffusion's, such as"
+            f" {UNET.prefixes[0]}{UNET.mark}; a model folder is opened by the folder's name"
+        )
+    if part is None and len(there) == 1:
+        part = next(iter(there))
+    if part not in there:
+        raise CheckpointError(f"{path}: part={part!r}; this file holds {', '.join(map(repr, there))}")
+    chosen, prefix = there[part]
+    shapes = {name.removeprefix(prefix): shape for name, shape in all_shapes.items() if name.startswith(prefix)}
+    try:
+        settings = chosen.settings(shapes, config, family(all_shapes))
+        model = chosen.format.build(settings, dtype)
+        network_shapes = parameter_shapes(model, functools.partial(chosen.format.inputs, model, settings))
+    except Exception as error:  # as of a folder's config.json
+        raise CheckpointError(f"{path}: {refusal(error)}") from None
+    layout = chosen.tensors(model, network_shapes, settings)
+    stored = file.tensors(prefix)
+    used = {name: value for name, value in stored.items() if not chosen.unused(name, model)}
+    del stored
+    return model, to_params(layout, used, where=str(path), dtype=param_dtype)
 
 
 def parts_of(shapes: compvis.FileShapes) -> dict[str, tuple[Part, str]]:

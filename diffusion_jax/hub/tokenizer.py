@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion_jax.hub import clip_vocabulary
+from diffusion_jax.hub.clip_vocabulary import END, START
 from diffusion_jax.hub.files import CheckpointError, read_object
 from diffusion_jax.pipelines import emphasis
 
-START, END = "<|startoftext|>", "<|endoftext|>"
 # CLIP's words: contractions, letters, single digits, other signs (Radford et al. 2021, released code)
 CLIP_WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -169,16 +170,15 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
       CheckpointError: none of these files, files that cannot be read, or the library `tokenizers` is not installed.
     """
     directory = Path(directory)
-    try:
-        library: Any = importlib.import_module("tokenizers")
-    except ImportError:
-        raise CheckpointError(f"{directory}: the package tokenizers must be installed to read prompts") from None
+    library = _library(str(directory))
     settings = _settings(directory)
     try:
         if (directory / "tokenizer.json").is_file():
             backend = library.Tokenizer.from_file(str(directory / "tokenizer.json"))
         elif (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
-            backend = _clip(library, directory, settings)
+            files = (str(directory / name) for name in ("vocab.json", "merges.txt"))
+            vocabulary, merges = library.models.BPE.read_file(*files)
+            backend = _clip(library, vocabulary, merges, settings)
         elif (directory / "vocab.txt").is_file():
             backend = _bert(library, directory, settings)
         else:
@@ -195,6 +195,24 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     return _finish(backend, settings)
 
 
+def clip_tokenizer(pad: str) -> Tokenizer:
+    """The tokeniser of Stable Diffusion's encoders, of the vocabulary that ships with this package.
+
+    Args:
+      pad: what fills a text up, :data:`clip_vocabulary.OPENAI_PAD` or :data:`clip_vocabulary.OPEN_CLIP_PAD`.
+    """
+    settings = clip_vocabulary.settings(pad)
+    backend = _clip(_library("prompts"), *clip_vocabulary.vocabulary(), settings)
+    return _finish(backend, settings)
+
+
+def _library(where: str) -> Any:
+    try:
+        return importlib.import_module("tokenizers")
+    except ImportError:
+        raise CheckpointError(f"{where}: the package tokenizers must be installed to read prompts") from None
+
+
 def _settings(directory: Path) -> dict[str, Any]:
     """What the files say of special tokens and length; the newer of the two has the last word."""
     settings: dict[str, Any] = {}
@@ -205,12 +223,12 @@ def _settings(directory: Path) -> dict[str, Any]:
     return settings
 
 
-def _clip(library: Any, directory: Path, settings: Mapping[str, Any]) -> Any:
+def _clip(library: Any, vocabulary: Any, merges: Any, settings: Mapping[str, Any]) -> Any:
     """CLIP's byte pairs; `</w>` ends a word."""
     end = _content(settings.get("unk_token"), END)
-    model = library.models.BPE.from_file(
-        str(directory / "vocab.json"),
-        str(directory / "merges.txt"),
+    model = library.models.BPE(
+        vocabulary,
+        merges,
         unk_token=end,
         end_of_word_suffix="</w>",
         continuing_subword_prefix="",
@@ -226,7 +244,9 @@ def _clip(library: Any, directory: Path, settings: Mapping[str, Any]) -> Any:
             pre.ByteLevel(add_prefix_space=False),
         ]
     )
-    backend.add_special_tokens([_content(settings.get("bos_token"), START), _content(settings.get("eos_token"), END)])
+    special = {"bos_token": START, "eos_token": END, "pad_token": END}
+    # a text's own "!" is the token of the padding where that is "!", as in Stable Diffusion 2 and XL
+    backend.add_special_tokens([_content(settings.get(key), usual) for key, usual in special.items()])
     return backend
 
 
