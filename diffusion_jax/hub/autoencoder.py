@@ -33,7 +33,8 @@ DEFAULTS: dict[str, Any] = {
     "use_post_quant_conv": True,
     "mid_block_add_attention": True,
 }
-COVERED = {"act_fn": ("silu",), "latents_mean": (None,), "latents_std": (None,)}
+COVERED = {"act_fn": ("silu",)}
+MOMENTS = ("latents_mean", "latents_std")
 # settings that are fields of the network under another name
 FIELDS = {
     "out_channels": "out_channels",
@@ -52,16 +53,26 @@ FIELDS = {
 def build(config: Config, dtype: DTypeLike) -> AutoencoderKL:
     c = DEFAULTS | dict(config)
     diffusers.check_covered(CLASS, c, COVERED)
-    for field, block in (("down_block_types", DOWN), ("up_block_types", UP)):
-        if list(c[field]) != [block] * len(c["block_out_channels"]):
-            raise diffusers.not_covered(CLASS, field, c[field], f"{block} for each of block_out_channels")
-    size = c["sample_size"]
+    check_blocks(CLASS, c)
     return AutoencoderKL(
         widths=tuple(c["block_out_channels"]),
-        sample_size=size[0] if isinstance(size, list) else size,
+        sample_size=side(c["sample_size"]),
         dtype=dtype,
+        **{name: None if c[name] is None else tuple(c[name]) for name in MOMENTS},
         **{here: c[there] for there, here in FIELDS.items()},
     )
+
+
+def check_blocks(class_name: str, c: Config) -> None:
+    """Refuses block types other than the plain ones of autoencoders."""
+    for field, block in (("down_block_types", DOWN), ("up_block_types", UP)):
+        if list(c[field]) != [block] * len(c["block_out_channels"]):
+            raise diffusers.not_covered(class_name, field, c[field], f"{block} for each of block_out_channels")
+
+
+def side(size: Any) -> Any:
+    """The height of images whose size is stated once or as [height, width]."""
+    return size[0] if isinstance(size, list) else size
 
 
 def describe(model: AutoencoderKL, shapes: Shapes) -> dict[str, Any]:
@@ -73,6 +84,7 @@ def describe(model: AutoencoderKL, shapes: Shapes) -> dict[str, Any]:
         "down_block_types": [DOWN] * levels,
         "up_block_types": [UP] * levels,
         "sample_size": model.sample_size,
+        **{name: None if getattr(model, name) is None else list(getattr(model, name)) for name in MOMENTS},
         **{there: getattr(model, here) for there, here in FIELDS.items()},
     }
 

@@ -28,6 +28,7 @@ from diffusion_jax.hub import (
     text_encoders,
     tiny_autoencoder,
     unet2d,
+    vq,
 )
 from diffusion_jax.hub.files import CheckpointError, read_config, read_tensors, write_config, write_tensors
 from diffusion_jax.hub.format import Config, Format
@@ -49,6 +50,7 @@ FORMATS: tuple[Format, ...] = (
     conditional_unet.CONTROLNET_FORMAT,
     autoencoder.FORMAT,
     tiny_autoencoder.FORMAT,
+    vq.FORMAT,
     text_encoders.CLIP_FORMAT,
     text_encoders.T5_FORMAT,
     text_encoders.BERT_FORMAT,

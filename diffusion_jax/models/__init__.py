@@ -14,6 +14,7 @@ from diffusion_jax.models.segnet import SegNet
 from diffusion_jax.models.tiny_autoencoder import AutoencoderTiny
 from diffusion_jax.models.unet import UNet
 from diffusion_jax.models.unet_classifier import UNetClassifier
+from diffusion_jax.models.vq import VQModel
 
 __all__ = [
     "MODELS",
@@ -30,4 +31,5 @@ __all__ = [
     "SegNet",
     "UNet",
     "UNetClassifier",
+    "VQModel",
 ]

@@ -7,6 +7,7 @@ channels, the one of SD 3 and Flux 16.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
@@ -32,7 +33,8 @@ class AutoencoderKL(nn.Module):
     - use_quant_conv, use_post_quant_conv: 1x1 convolutions behind the encoder and before the decoder; not in SD 3 and
       Flux.
     - norm_groups: of the group normalisations; their epsilon is 1e-6.
-    - sample_size: image size of its training; scaling_factor, shift_factor: see above.
+    - sample_size: image size of its training; scaling_factor, shift_factor: see above. latents_mean, latents_std: of
+      each channel, where a diffusion model works on (latent - mean) / std * scaling_factor instead.
     - force_upcast: whether it is meant to run in float32 beside a half-precision network (SDXL's overflows float16).
     - tile_size: images with a side larger than so many pixels go through in tiles that overlap by a quarter
       (:mod:`diffusion_jax.models.tiling`); None takes every image whole.
@@ -53,6 +55,8 @@ class AutoencoderKL(nn.Module):
     scaling_factor: float = 0.18215
     shift_factor: float | None = None
     force_upcast: bool = True
+    latents_mean: tuple[float, ...] | None = None
+    latents_std: tuple[float, ...] | None = None
     tile_size: int | None = None
     slicing: bool = False
     remat: str = "none"
@@ -60,14 +64,14 @@ class AutoencoderKL(nn.Module):
 
     def setup(self) -> None:
         self._validate()
-        options = self._options()
+        options = convolutional_options(self.norm_groups, self.remat, self.dtype)
         levels = (self.widths, self.num_res_blocks, self.mid_attention, options)
         self.encoder = Encoder(2 * self.latent_channels, *levels)
         self.decoder = Decoder(self.out_channels, *levels)
         if self.use_quant_conv:
-            self.quant_conv = _pointwise(2 * self.latent_channels, options)
+            self.quant_conv = pointwise(2 * self.latent_channels, options)
         if self.use_post_quant_conv:
-            self.post_quant_conv = _pointwise(self.latent_channels, options)
+            self.post_quant_conv = pointwise(self.latent_channels, options)
 
     def __call__(self, sample: jax.Array) -> jax.Array:
         """The reconstruction of an image from the mean of its latent, [B, H, W, C] -> the same shape."""
@@ -127,24 +131,33 @@ class AutoencoderKL(nn.Module):
         checks.check_dtype(self.dtype)
         if not self.widths or any(width % self.norm_groups for width in self.widths):
             raise ValueError(f"widths={self.widths}: each must be a multiple of norm_groups={self.norm_groups}")
+        for field in ("latents_mean", "latents_std"):
+            values = getattr(self, field)
+            if values is not None and (len(values) != self.latent_channels or not np.isfinite(values).all()):
+                raise ValueError(f"{field}={values}: it must hold {self.latent_channels} numbers, one for each channel")
+        if (self.latents_mean is None) != (self.latents_std is None):
+            raise ValueError("latents_mean and latents_std: give both or neither")
+        if self.latents_std is not None and min(self.latents_std) <= 0:
+            raise ValueError(f"latents_std={self.latents_std}: they must be positive")
         if self.tile_size is not None and self.tile_size % (4 * self.factor):
             raise ValueError(f"tile_size={self.tile_size}: it must be a multiple of {4 * self.factor}")
 
-    @nn.nowrap
-    def _options(self) -> BlockOptions:
-        return BlockOptions(
-            num_heads=1,
-            head_channels=None,
-            resample="conv",
-            downsample_padding=0,
-            scale_shift_norm=False,
-            norm_groups=self.norm_groups,
-            norm_eps=1e-6,
-            dropout=0.0,
-            initialization="pytorch",
-            dtype=jnp.dtype(self.dtype),
-            remat=self.remat,
-        )
+
+def convolutional_options(norm_groups: int, remat: str, dtype: DTypeLike) -> BlockOptions:
+    """The blocks as the autoencoders of latent diffusion have them."""
+    return BlockOptions(
+        num_heads=1,
+        head_channels=None,
+        resample="conv",
+        downsample_padding=0,
+        scale_shift_norm=False,
+        norm_groups=norm_groups,
+        norm_eps=1e-6,
+        dropout=0.0,
+        initialization="pytorch",
+        dtype=jnp.dtype(dtype),
+        remat=remat,
+    )
 
 
 class Encoder(nn.Module):
@@ -189,7 +202,7 @@ class Decoder(nn.Module):
         return o.conv(self.out_channels, "conv_out")(h)
 
 
-def _pointwise(features: int, options: BlockOptions) -> Conv:
+def pointwise(features: int, options: BlockOptions) -> Conv:
     return Conv(features, 1, 1, 0, options.initialization, dtype=options.dtype)
 
 

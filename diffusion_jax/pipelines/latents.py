@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from diffusion_jax.diffusion.arrays import standard_normal
@@ -24,12 +25,16 @@ def decode(autoencoder: nn.Module, params: Any, latents: jax.Array) -> jax.Array
     return autoencoder.apply({"params": params}, plain, method="decode")  # pyright: ignore[reportReturnType]
 
 
-def scale(autoencoder: Any) -> float:
-    return autoencoder.scaling_factor
+def scale(autoencoder: Any) -> Any:
+    """By what latents less their shift are multiplied: a number, or one for each channel."""
+    std = getattr(autoencoder, "latents_std", None)
+    return autoencoder.scaling_factor if std is None else autoencoder.scaling_factor / np.array(std, np.float32)
 
 
-def shift(autoencoder: Any) -> float:
-    return autoencoder.shift_factor or 0.0
+def shift(autoencoder: Any) -> Any:
+    """What is taken from latents: a number, or one for each channel."""
+    mean = getattr(autoencoder, "latents_mean", None)
+    return autoencoder.shift_factor or 0.0 if mean is None else np.array(mean, np.float32)
 
 
 def slerp(start: jax.Array, end: jax.Array, fraction: jax.Array | float) -> jax.Array:
