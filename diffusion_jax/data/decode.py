@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
+
+from diffusion_jax.readers import ReadError, images
 
 
 def read_image(file: Path | BinaryIO, name: str, *, image_size: int, channels: int) -> np.ndarray:
     """Decodes a file and makes it a square of the wanted size.
 
-    In this order: EXIF orientation applied; 16-bit grey reduced to its high byte; transparency composited on white;
-    grey or RGB as asked for (ITU-R 601 luma); central square of the shorter side; Pillow's LANCZOS (antialiased) to
-    ``image_size``. The last two steps are EDM's ``center-crop`` transform (Karras et al. 2022, dataset_tool.py). An
-    image that has the size already keeps its pixels. Of an animation the first frame is taken.
+    In this order: EXIF orientation applied; 8 bits a channel, and transparency composited on white
+    (`readers.images.decode`); grey or RGB as asked for (ITU-R 601 luma); central square of the shorter side; Pillow's
+    LANCZOS (antialiased) to ``image_size``. The last two steps are EDM's ``center-crop`` transform (Karras et al. 2022,
+    dataset_tool.py). An image that has the size already keeps its pixels. Of an animation the first frame is taken.
 
     Args:
         file: a path, or an open binary file.
@@ -27,26 +29,15 @@ def read_image(file: Path | BinaryIO, name: str, *, image_size: int, channels: i
         uint8 [image_size, image_size, channels].
 
     Raises:
-        ValueError: the file is missing, truncated, damaged, no image, or larger than Pillow's decompression limit.
+        ValueError: the file is missing, truncated, damaged, no image, or larger than `readers.images.MOST_PIXELS`.
     """
     try:
-        with Image.open(file) as image:
-            return _square(image, image_size, channels)
-    except UnidentifiedImageError:
-        raise ValueError(f"cannot read image {name}: not in a format that Pillow knows, or damaged") from None
-    except Exception as error:  # a damaged file makes decoders raise anything: OSError, SyntaxError, struct.error, ...
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"cannot read image {name}: {reason}") from error
+        return _square(images.decode(file), image_size, channels)
+    except ReadError as error:
+        raise ValueError(f"cannot read image {name}: {error}") from None
 
 
 def _square(image: Image.Image, image_size: int, channels: int) -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow converts 16-bit grey to 8 bits by clipping, which turns nearly everything white.
-        image = Image.fromarray((np.asarray(image).astype(np.int32) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("L" if channels == 1 else "RGB")
     width, height = image.size
     side = min(width, height)

@@ -22,6 +22,7 @@ from diffusion_jax.diffusion.arrays import check_seed, key_of_seed
 from diffusion_jax.pipelines.inputs import check_finite
 from diffusion_jax.pipelines.latent import LatentDiffusion
 from diffusion_jax.pipelines.unconditional import Unconditional
+from diffusion_jax.readers.images import decode
 from diffusion_jax.training import sharding
 from diffusion_jax.training.logging import say
 
@@ -255,9 +256,8 @@ def _size(text: str | None) -> tuple[int, int] | None:
 def _read(file: str, flag: str, size: tuple[int, int] | None) -> np.ndarray:
     """An image as float [H, W, 3] in [0, 1], resized if a size is given."""
     try:
-        with Image.open(file) as opened:
-            picture = opened.convert("RGB")
-    except (OSError, ValueError) as error:
+        picture = decode(Path(file)).convert("RGB")
+    except readers.ReadError as error:
         raise ValueError(f"--{flag} {file}: not a readable image ({error})") from None
     if size is not None and (picture.height, picture.width) != size:
         picture = picture.resize((size[1], size[0]), Image.Resampling.LANCZOS)

@@ -200,6 +200,8 @@ class Measurement:
         else:
             wanted = list(measure.DEFAULT_METRICS)
         measure.check_metrics(wanted, name)
+        if isinstance(reference, Statistics) and reference.rows is None and not reference.has_images:
+            measure.refuse_moments(wanted)
         if reference is None and (needing := [metric for metric in wanted if metric != "is"]):
             raise UsageError(f"--reference SET is missing, which metric {needing[0]!r} compares with")
         if not wanted and not self._options.save_statistics:

@@ -56,7 +56,8 @@ class Gaussian:
 
     def _distance(self, other: "Gaussian", cross: float) -> float:
         traces = np.trace(self.covariance) + np.trace(other.covariance)
-        return float(np.square(self.mean - other.mean).sum() + traces - 2.0 * cross)
+        value = np.square(self.mean - other.mean).sum() + traces - 2.0 * cross
+        return max(float(value), 0.0)  # of equal Gaussians rounding leaves a little on either side of 0
 
 
 def gaussian(mu: ArrayLike, sigma: ArrayLike, name: str = "") -> Gaussian:
@@ -77,7 +78,7 @@ def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: 
     (Dowson & Landau 1982; Heusel et al. 2017, eq. 6.) mu [d], sigma [d, d] symmetric positive semi-definite.
     With sigma = L L^T from symmetric eigenvalues, the last trace is the sum of the singular values of L1^T
     L2: no complex numbers, no added epsilon (which would bias the value), and exact for singular covariances
-    too, such as those of fewer samples than dimensions. Zero for equal arguments up to rounding. Raises
+    too, such as those of fewer samples than dimensions. Zero for equal arguments up to rounding, never below. Raises
     ValueError for shapes that do not fit and for values that are not finite.
     """
     first, second = gaussian(mu1, sigma1, "1"), gaussian(mu2, sigma2, "2")

@@ -13,13 +13,15 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol
+from typing import IO, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-LOSSY = (".jpeg", ".jpg", ".webp")
+from diffusion_jax import readers
+from diffusion_jax.readers import images
+from diffusion_jax.readers.images import EXTENSIONS
+
+LOSSY = (".avif", ".jfif", ".jp2", ".jpeg", ".jpg", ".webp")
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 _DECODERS, _AHEAD, _CHUNK = 8, 64, 1 << 20
 
@@ -71,18 +73,18 @@ def open_images(name: str, loaders: Mapping[str, Loader] | None = None) -> Image
         return loaders[prefix](rest)
     path = Path(name).expanduser()
     if path.is_dir():
-        images: ImageSet = FolderImages(path)
+        found: ImageSet = FolderImages(path)
     elif not path.is_file():
         raise ImageSetError(f"{name}: no such file or folder")
     elif path.suffix == ".npz":
-        images = NpzImages(path)
+        found = NpzImages(path)
     elif path.name.lower().endswith(ARCHIVES):
-        images = ZipImages(path) if path.suffix.lower() == ".zip" else TarImages(path)
+        found = ZipImages(path) if path.suffix.lower() == ".zip" else TarImages(path)
     else:
         raise ImageSetError(f"{name}: is not a folder, an .npz, or an archive ({', '.join(ARCHIVES)})")
-    if not len(images):
+    if not len(found):
         raise ImageSetError(f"{name}: no images in it (looked for {', '.join(EXTENSIONS)})")
-    return images
+    return found
 
 
 class FolderImages:
@@ -111,11 +113,8 @@ class ZipImages:
     def __init__(self, path: Path):
         self.name = str(path)
         self._path = path
-        try:
-            with zipfile.ZipFile(path) as archive:
-                self._files = sorted(entry for entry in archive.namelist() if _is_image(entry))
-        except (OSError, zipfile.BadZipFile) as error:
-            raise ImageSetError(f"{path}: is no .zip, or a damaged one ({error})") from None
+        with readers.decoding(path, ".zip archive", ImageSetError), zipfile.ZipFile(path) as archive:
+            self._files = sorted(entry for entry in archive.namelist() if _is_image(entry))
         self.lossy = sum(file.lower().endswith(LOSSY) for file in self._files)
 
     def __len__(self) -> int:
@@ -126,9 +125,10 @@ class ZipImages:
 
             def read(file: str) -> bytes | str:
                 try:
-                    return archive.read(file)
-                except (OSError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
-                    return f"{error}"
+                    with readers.decoding(None, "part of the archive"):
+                        return archive.read(file)
+                except readers.ReadError as error:
+                    return str(error)
 
             yield from _decoded((file, read(file)) for file in self._files)
 
@@ -142,11 +142,8 @@ class TarImages:
     def __init__(self, path: Path):
         self.name = str(path)
         self._path = path
-        try:
-            with tarfile.open(path) as archive:
-                files = [entry.name for entry in archive if entry.isfile() and _is_image(entry.name)]
-        except (OSError, tarfile.TarError, EOFError) as error:
-            raise ImageSetError(f"{path}: is no .tar, or a damaged one ({error})") from None
+        with readers.decoding(path, ".tar archive", ImageSetError), tarfile.open(path) as archive:
+            files = [entry.name for entry in archive if entry.isfile() and _is_image(entry.name)]
         self._count = len(files)
         self.lossy = sum(file.lower().endswith(LOSSY) for file in files)
 
@@ -172,23 +169,22 @@ class NpzImages:
     """uint8 [N, H, W, C] in an .npz, under arr_0 or as its only array; read in pieces, since such files are large."""
 
     lossy = 0
+    _whole: Array | None = None
 
     def __init__(self, path: Path):
         self.name = str(path)
         self._path = path
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = archive.namelist()
-                if "arr_0.npy" not in members and len(members) != 1:
-                    raise ImageSetError(f"{path}: holds {', '.join(members)}; expected images under arr_0")
-                self._member = "arr_0.npy" if "arr_0.npy" in members else members[0]
-                with archive.open(self._member) as file:
-                    self._shape, fortran, dtype = _npy_header(file)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise error if isinstance(error, ImageSetError) else ImageSetError(
-                f"{path}: is no .npz, or a damaged one ({error})"
-            ) from None  # fmt: skip
-        if dtype != np.uint8 or len(self._shape) != 4 or self._shape[-1] not in (1, 3) or fortran:
+        with readers.decoding(path, ".npz archive", ImageSetError), zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+            if "arr_0.npy" not in members and len(members) != 1:
+                raise ImageSetError(f"{path}: holds {readers.few(members)}; expected images under arr_0")
+            self._member = "arr_0.npy" if "arr_0.npy" in members else members[0]
+            with archive.open(self._member) as file:
+                self._shape, fortran, dtype = _npy_header(file)
+        if fortran:  # column by column, so that no image lies together: read at once
+            with readers.Npz(path) as file:
+                self._whole = file[self._member.removesuffix(".npy")]
+        if dtype != np.uint8 or len(self._shape) != 4 or self._shape[-1] not in (1, 3):
             raise ImageSetError(
                 f"{path}: {self._member.removesuffix('.npy')} is {dtype} {list(self._shape)}; expected uint8 images "
                 "[N, H, W, 3]"
@@ -198,6 +194,10 @@ class NpzImages:
         return self._shape[0]
 
     def __iter__(self) -> Iterator[Item]:
+        if self._whole is not None:
+            for index, image in enumerate(self._whole):
+                yield Item(f"{self._path}[{index}]", _three_channels(image))
+            return
         with zipfile.ZipFile(self._path) as archive, archive.open(self._member) as file:
             _npy_header(file)
             size = int(np.prod(self._shape[1:]))
@@ -236,18 +236,9 @@ class EncodedImages:
         return digest.hexdigest()
 
 
-def decode(file: Path | IO[bytes]) -> Array:
-    """One image file as uint8 [H, W, 3]; raises ValueError with the reason if it cannot be read."""
-    try:
-        with Image.open(file) as image:
-            if image.mode == "I" or image.mode.startswith("I;16"):
-                # Pillow would clip 16 bits to 8, which turns nearly everything white
-                grey = np.asarray(image).astype(np.int32) >> 8
-                return _three_channels(np.clip(grey, 0, 255).astype(np.uint8)[..., None])
-            return np.asarray(image.convert("RGB"))
-    except Exception as error:  # a damaged file makes decoders raise anything: OSError, SyntaxError, struct.error, ...
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError("not an image, or damaged" if "cannot identify" in reason else reason) from None
+def decode(file: Path | BinaryIO) -> Array:
+    """One image file as uint8 [H, W, 3]; raises ReadError with the reason if it cannot be read."""
+    return np.asarray(images.decode(file, upright=False, background=None).convert("RGB"))
 
 
 def _decoded(files: Iterable[tuple[str, Path | bytes | str]]) -> Iterator[Item]:

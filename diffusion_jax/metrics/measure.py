@@ -104,6 +104,16 @@ def extraction_for(
     return Extraction(extractor, mesh, moments_of=[FEATURES, *spatial], keep=keep, kept_places=kept_places)
 
 
+def refuse_moments(metrics: Iterable[str]) -> None:
+    """Raises ValueError for a metric that needs images, for a reference that has moments alone."""
+    for metric in metrics:
+        if metric in _NEED_REFERENCE_ROWS:
+            raise ValueError(
+                f"metric {metric!r} compares image with image, and --reference holds moments: give images, or take "
+                "metric 'fid'"
+            )
+
+
 def reference_places(count: int, protocol: Protocol) -> np.ndarray | None:
     """Which of `count` reference images are compared image by image, bool [count]; None for all of them."""
     most = protocol.reference_rows

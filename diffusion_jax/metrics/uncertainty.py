@@ -58,7 +58,7 @@ def frechet_interval(pieces: Sequence[Part], reference: Gaussian) -> Estimate:
     """Spread of the distance of all images from the reference, as other images of the generator would have it.
 
     The jackknife over groups: each is left out in turn. The interval is that of Student's t with one degree of freedom
-    less than there are groups, about the distance of all images. It says nothing about the distance's bias
+    less than there are groups, about the distance of all images, cut at 0. It says nothing about the distance's bias
     (:func:`frechet_infinity` does) nor about the reference's own sampling. Raises ValueError for fewer than 2 groups.
     """
     if len(pieces) < 2:
@@ -67,7 +67,8 @@ def frechet_interval(pieces: Sequence[Part], reference: Gaussian) -> Estimate:
     without = [
         reference.quick_distance(merged([*pieces[:i], *pieces[i + 1 :]]).gaussian()) for i in range(len(pieces))
     ]  # fmt: skip
-    return jackknife(value, np.array(without))
+    estimate = jackknife(value, np.array(without))
+    return estimate._replace(low=max(estimate.low, 0.0))  # no distance is below
 
 
 def jackknife(value: float, without: NDArray[np.float64]) -> Estimate:

@@ -97,13 +97,28 @@ def test_other_files_are_ignored(tmp_path):
     (tmp_path / "a" / "notes.txt").write_text("no image")
     outside = tmp_path.parent / "outside"
     write(outside, "5.png")
-    os.symlink(outside, tmp_path / "b")
-    os.symlink(outside / "5.png", tmp_path / "a" / "link.png")
+    (tmp_path / "a" / "photo.heic").write_text("no image")
     files = load(tmp_path).files + load(tmp_path, "test").files
     assert sorted(files) == ["a/1.png", "a/2.png"]
+    assert load(tmp_path).passed_over == {".txt": 1, ".md": 1, ".heic": 1}
+    assert image_folder.counted(load(tmp_path).passed_over) == "1 .heic, 1 .md, 1 .txt"
     link = tmp_path.parent / "link"
     os.symlink(tmp_path, link)
     assert load(link).files == load(tmp_path).files  # the folder itself may be a link
+
+
+def test_links_are_followed_once(tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    write(root, "a/1.png", "a/2.png")
+    write(outside, "5.png", "deep/6.jfif")
+    os.symlink(outside, root / "b")
+    os.symlink(outside / "5.png", root / "a" / "link.png")
+    os.symlink(root, root / "a" / "up")  # would never end
+    os.symlink(root / "gone", root / "a" / "gone")
+    source = load(root)
+    files = source.files + load(root, "test").files
+    assert sorted(files) == ["a/1.png", "a/2.png", "a/link.png", "b/5.png", "b/deep/6.jfif"]
+    assert source.passed_over == {"links to folders above": 1, "broken links": 1}
 
 
 def test_a_corrupt_file_is_found_when_it_is_read_and_named(tmp_path):
@@ -119,7 +134,7 @@ def test_a_corrupt_file_is_found_when_it_is_read_and_named(tmp_path):
 @pytest.mark.parametrize(
     ("names", "split", "message"),
     [
-        ([], "train", r"no images in .* \(looked for .bmp, .*symbolic links"),
+        ([], "train", r"no images in .* \(looked for .avif, .bmp, .*hidden files are ignored\)"),
         (["readme.txt"], "train", "no images in"),
         (["a/1.png", "b/readme.txt"], "train", r"class folder .*b has no images"),
         (["a/1.png", "2.png"], "train", r"class folders \(a\) and images beside them \(2.png\)"),

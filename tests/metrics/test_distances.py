@@ -168,7 +168,7 @@ def test_precision_and_recall_are_not_swapped():
         ),
         (lambda: metrics.kernel_distance(np.zeros((9, 2)), np.zeros((9, 3))), "same feature dimension"),
         (lambda: metrics.inception_score(np.zeros((5, 2))), "splits must be from 1 to 5"),
-        (lambda: metrics.precision_recall(np.zeros((3, 2)), np.zeros((9, 2))), "k must be from 1 to 2"),
+        (lambda: metrics.precision_recall(np.zeros((3, 2)), np.zeros((9, 2))), "need more than 3 features a side"),
     ],
 )
 def test_bad_input_is_named(call, message):

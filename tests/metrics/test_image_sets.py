@@ -89,12 +89,16 @@ def test_unreadable_images_are_reported_in_their_place(folder, tmp_path):
     items = list(image_sets.open_images(str(folder)))
     assert [isinstance(item.image, str) for item in items] == [False, False, True, False, True]
     assert "truncated" in items[2].image
-    assert items[4].image == "not an image, or damaged"
+    assert items[4].image.startswith("is damaged, or no ")
     # a file that ends early: an .npz of ADM's that was not downloaded whole
     np.savez(tmp_path / "x.npz", arr_0=IMAGES)
     short = image_sets.open_images(str(tmp_path / "x.npz"))
     short._shape = (7, *short._shape[1:])
     assert [item.image for item in short][5:] == ["the file ends before it"] * 2
+    # column by column, as Fortran and MATLAB write
+    np.savez(tmp_path / "f.npz", arr_0=np.asfortranarray(IMAGES))
+    _, pixels = contents(image_sets.open_images(str(tmp_path / "f.npz")))
+    np.testing.assert_array_equal(pixels, IMAGES)
 
 
 def test_hash_is_of_content_and_order(folder, tmp_path):
@@ -122,9 +126,9 @@ def test_loaders_are_asked_for_names_with_their_prefix(folder):
         (lambda path: None, "no such file or folder"),
         (lambda path: path.mkdir(), "no images in it"),
         (lambda path: path.write_text("x"), "is not a folder"),
-        (lambda path: path.with_suffix(".zip").write_text("x"), "is no .zip"),
-        (lambda path: path.with_suffix(".tar").write_text("x"), "is no .tar"),
-        (lambda path: path.with_suffix(".npz").write_text("x"), "is no .npz"),
+        (lambda path: path.with_suffix(".zip").write_text("x"), "is no readable .zip archive"),
+        (lambda path: path.with_suffix(".tar").write_text("x"), "is no readable .tar archive"),
+        (lambda path: path.with_suffix(".npz").write_text("x"), "is no readable .npz archive"),
         (lambda path: np.savez(path.with_suffix(".npz"), arr_0=np.zeros((2, 3))), "expected uint8 images"),
         (lambda path: np.savez(path.with_suffix(".npz"), a=IMAGES, b=IMAGES), "expected images under arr_0"),
     ],

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffusion_jax.data.decode import read_image
+from diffusion_jax.readers import few
+from diffusion_jax.readers.images import EXTENSIONS, UNREADABLE
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 TEST_FRACTION = 0.1
 
@@ -21,16 +24,14 @@ class ImageFolder:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(
-        self, root: Path, files: list[str], labels: np.ndarray, class_names: tuple[str, ...] | None,
-        image_size: int, channels: int,
-    ):  # fmt: skip
+    def __init__(self, root: Path, found: _Scan, image_size: int, channels: int):
         self.image_shape = (image_size, image_size, channels)
-        self.num_classes = None if class_names is None else len(class_names)
-        self.class_names = class_names
-        self.files = files
+        self.num_classes = None if found.class_names is None else len(found.class_names)
+        self.class_names = found.class_names
+        self.files = found.files
+        self.passed_over = found.passed_over
         self._root = root
-        self._labels = labels.astype(np.int32)
+        self._labels = found.labels.astype(np.int32)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -53,9 +54,9 @@ def load(path: str | Path, split: str, *, image_size: int, channels: int = 3) ->
     - Sub-folders of a split are classes, in alphabetical order, each with all images at any depth below it. Images
       that lie in the folder itself have no labels. The two cannot be mixed.
 
-    Image files are those that end in .bmp, .gif, .jpeg, .jpg, .png or .webp in any case. Hidden files and folders,
-    symbolic links (except `path` itself) and other files are ignored. Each image becomes a square as in
-    `decode.read_image`.
+    Image files are those with one of `readers.images.EXTENSIONS` in any case. Links are followed, but for folders that
+    a path has been in already. Hidden files and folders are ignored; of others `passed_over` has the count. Each image
+    becomes a square as in `decode.read_image`.
 
     Args:
         path: the folder.
@@ -75,24 +76,27 @@ def load(path: str | Path, split: str, *, image_size: int, channels: int = 3) ->
         found = "a file" if root.exists() else "nothing"
         raise ValueError(f"path must be a folder of images, but there is {found} at {str(path)!r}")
 
-    folders = {entry.name for entry in _entries(root) if entry.is_dir(follow_symlinks=False)}
+    folders = {entry.name for entry in _entries(root) if entry.is_dir(follow_symlinks=True)}
     test_folder = next((name for name in TEST_FOLDERS if name in folders), None)
     if "train" not in folders or test_folder is None:
         if folders == {"train"}:
             root = root / "train"
-        files, labels, class_names = _scan(root)
+        found = _Scan(root)
+        files, labels = found.files, found.labels
         held_out = _held_out(files, labels)
         if split == "test" and not held_out.any():
             raise ValueError(
                 f"too few images in {root} to hold one out for the test split: add images or a test/ folder"
             )
         chosen = np.flatnonzero(held_out if split == "test" else ~held_out)
-        return ImageFolder(root, [files[i] for i in chosen], labels[chosen], class_names, image_size, channels)
+        found.files, found.labels = [files[i] for i in chosen], labels[chosen]
+        return ImageFolder(root, found, image_size, channels)
 
-    files, labels, class_names = _scan(root / "train")
+    found = _Scan(root / "train")
     if split == "train":
-        return ImageFolder(root / "train", files, labels, class_names, image_size, channels)
-    files, labels, test_names = _scan(root / test_folder)
+        return ImageFolder(root / "train", found, image_size, channels)
+    class_names, found = found.class_names, _Scan(root / test_folder)
+    test_names = found.class_names
     if (test_names is None) != (class_names is None):
         with_classes, without = ("train", test_folder) if test_names is None else (test_folder, "train")
         raise ValueError(f"in {root}, {with_classes}/ has class folders and {without}/ has none: give both or neither")
@@ -100,46 +104,72 @@ def load(path: str | Path, split: str, *, image_size: int, channels: int = 3) ->
         unknown = sorted(set(test_names) - set(class_names))
         if unknown:
             raise ValueError(f"class {unknown[0]!r} of {root / test_folder} is not a class of {root / 'train'}")
-        labels = np.array([class_names.index(name) for name in test_names])[labels]
-    return ImageFolder(root / test_folder, files, labels, class_names, image_size, channels)
+        found.labels = np.array([class_names.index(name) for name in test_names])[found.labels]
+    found.class_names = class_names
+    return ImageFolder(root / test_folder, found, image_size, channels)
 
 
-def _scan(folder: Path) -> tuple[list[str], np.ndarray, tuple[str, ...] | None]:
-    """The images of a folder: paths relative to it, labels [N], and the names of the classes if it has any."""
-    loose, by_class = [], {}
-    for entry in sorted(_entries(folder), key=lambda entry: entry.name):
-        if entry.is_dir(follow_symlinks=False):
-            by_class[entry.name] = _images_below(folder, entry.name)
-        elif _is_image(entry):
-            loose.append(entry.name)
-    if not loose and not any(by_class.values()):
-        raise ValueError(
-            f"no images in {folder} (looked for {', '.join(EXTENSIONS)}; hidden files and symbolic links are ignored)"
-        )
-    if loose and any(by_class.values()):
-        names = ", ".join(name for name, files in by_class.items() if files)
-        raise ValueError(f"{folder} has class folders ({names}) and images beside them ({loose[0]}): separate them")
-    if loose:
-        return loose, np.zeros(len(loose), np.int32), None
-    empty = [name for name, files in by_class.items() if not files]
-    if empty:
-        raise ValueError(f"class folder {folder / empty[0]} has no images: add some or remove the folder")
-    labels = np.repeat(np.arange(len(by_class)), [len(files) for files in by_class.values()])
-    return [file for files in by_class.values() for file in files], labels, tuple(by_class)
+class _Scan:
+    """The images of a folder: paths relative to it, labels [N], the names of the classes if it has any, and the count
+    of what was passed over by the ending of its name."""
+
+    def __init__(self, folder: Path):
+        self.passed_over: Counter[str] = Counter()
+        loose, by_class = [], {}
+        for entry in sorted(_entries(folder), key=lambda entry: entry.name):
+            if entry.is_dir():
+                by_class[entry.name] = self._images_below(folder, entry.name)
+            elif self._is_image(entry):
+                loose.append(entry.name)
+        if not loose and not any(by_class.values()):
+            raise ValueError(
+                f"no images in {folder} (looked for {', '.join(EXTENSIONS)}; hidden files are ignored"
+                f"{'; there are ' + counted(self.passed_over) if self.passed_over else ''})"
+            )
+        if loose and any(by_class.values()):
+            names = few([name for name, files in by_class.items() if files])
+            raise ValueError(f"{folder} has class folders ({names}) and images beside them ({loose[0]}): separate them")
+        self.class_names = tuple(by_class) if not loose else None
+        if loose:
+            self.files, self.labels = loose, np.zeros(len(loose), np.int32)
+            return
+        empty = [name for name, files in by_class.items() if not files]
+        if empty:
+            raise ValueError(f"class folder {folder / empty[0]} has no images: add some or remove the folder")
+        self.files = [file for files in by_class.values() for file in files]
+        self.labels = np.repeat(np.arange(len(by_class)), [len(files) for files in by_class.values()])
+
+    def _images_below(self, folder: Path, name: str) -> list[str]:
+        """Sorted paths, relative to `folder`, of the images at any depth below its sub-folder `name`."""
+        files, pending = [], [name]
+        been = {os.path.realpath(folder)}  # a link back up would never end
+        while pending:
+            inside = pending.pop()
+            place = os.path.realpath(folder / inside)
+            if place in been:
+                self.passed_over["links to folders above"] += 1
+                continue
+            been.add(place)
+            for entry in _entries(folder / inside):
+                relative = f"{inside}/{entry.name}"
+                if entry.is_dir():
+                    pending.append(relative)
+                elif self._is_image(entry):
+                    files.append(relative)
+        return sorted(files)
+
+    def _is_image(self, entry: os.DirEntry[str]) -> bool:
+        if entry.is_file() and entry.name.lower().endswith(EXTENSIONS):
+            return True
+        ending = os.path.splitext(entry.name)[1].lower() or "files without an ending"
+        self.passed_over[ending if entry.is_file() else "broken links"] += 1
+        return False
 
 
-def _images_below(folder: Path, name: str) -> list[str]:
-    """Sorted paths, relative to `folder`, of the images at any depth below its sub-folder `name`."""
-    files, pending = [], [name]
-    while pending:
-        inside = pending.pop()
-        for entry in _entries(folder / inside):
-            relative = f"{inside}/{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                pending.append(relative)
-            elif _is_image(entry):
-                files.append(relative)
-    return sorted(files)
+def counted(passed_over: Mapping[str, int]) -> str:
+    """What was passed over, in words: 3 .heic, 1 .txt."""
+    kinds = sorted(passed_over.items(), key=lambda item: (item[0] not in UNREADABLE, -item[1]))
+    return few([f"{count} {kind}" for kind, count in kinds])
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -148,10 +178,6 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise ValueError(f"cannot list the folder {folder}: {error.strerror}") from error
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return entry.is_file(follow_symlinks=False) and entry.name.lower().endswith(EXTENSIONS)
 
 
 def _held_out(files: list[str], labels: np.ndarray) -> np.ndarray:
