@@ -37,7 +37,8 @@ class Report:
       training_scores: the names in `metrics` of scores that were taken in training.
       timing: name -> number, the unit at the end of the name: *_seconds or *_per_second.
       machine: name -> text: devices, versions.
-      prediction, sampler, num_steps, guidance_scale: what the explanations speak of; guidance only if it is not 1.
+      prediction, sampler, num_steps, guidance_scale: what the explanations of diffusion speak of, if there is any;
+        guidance only if it is not 1.
       classifier_scale: of the classifier that guided, if one did.
       samples, real, animation, denoising, noising, sweep: the grid, one of real images, the GIF, two strips and the
         sweep's chart, as files or in memory.
@@ -54,7 +55,7 @@ class Report:
     training_scores: Sequence[str] = ()
     timing: Mapping[str, float] = dataclasses.field(default_factory=dict)
     machine: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    prediction: str = "epsilon"
+    prediction: str | None = None
     sampler: str = ""
     num_steps: int | None = None
     guidance_scale: float | None = None
@@ -134,13 +135,14 @@ def _training(report: Report) -> str:
         charts.append(
             page.figure(chart, f"{sections.title(name)} of images drawn while training, always from the same noise.")
         )
-    return explanations.training(report.prediction) + f'<div class="charts">{"".join(charts)}</div>'
+    words = "" if report.prediction is None else explanations.training(report.prediction)
+    return words + f'<div class="charts">{"".join(charts)}</div>'
 
 
 def _sampling(report: Report) -> str:
     if report.animation is None and report.denoising is None:
         return ""
-    parts = [explanations.sampling(report.sampler, report.num_steps)]
+    parts = [explanations.sampling(report.sampler, report.num_steps)] if report.sampler else []
     if report.denoising is not None:
         caption = "From pure noise on the left to the finished image on the right; the time stands above."
         alt = "Noise that becomes images from left to right"

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import time
-from typing import Any
 
 import jax
-import numpy as np
 
-from diffusion_jax import data
 from diffusion_jax.jobs import measure, sweep_scores
 from diffusion_jax.jobs.generate import Generator
-from diffusion_jax.jobs.session import Session, write_json
-from diffusion_jax.methods.diffusion import likelihood
+from diffusion_jax.jobs.session import Session
 from diffusion_jax.metrics import scores
-from diffusion_jax.training import sharding
 
 QUANTISATION = "half_up"
 
@@ -36,7 +30,7 @@ def evaluate(session: Session) -> None:
     generator = Generator(session)
     # More could not be compared, and would not fit in memory; the scores of known features are of all.
     generated, requested = generator.draw(min(config.evaluation.num_images, limit), title="evaluation")
-    bits = _bits_per_dimension(session) if config.evaluation.num_likelihood_images else None
+    own = session.method.scores(session)
     published = measure.final_scores(session, generator)
     swept = sweep_scores.sweep(session)
 
@@ -57,26 +51,18 @@ def evaluate(session: Session) -> None:
             class_names=session.train_source.class_names,
             seed=config.seed,
         )
-    if jax.process_index() != 0:  # all score, one writes
+    if not session.paints:  # all score, one writes
         return
     result["protocol"] |= {
         "checkpoint_step": step,
         "parameters": "EMA",
-        "sampler": config.sampling.name,
-        "sampler_steps": session.method.sampler.num_steps,
-        "guidance_scale": config.sampling.guidance_scale if session.guided or session.num_classes is not None else None,
+        **session.method.protocol(session),
         "matmul_precision": config.training.matmul_precision,
         "device": jax.devices()[0].device_kind,
     }
-    if config.sampling.classifier:
-        result["protocol"] |= {
-            "classifier": config.sampling.classifier,
-            "classifier_scale": config.sampling.classifier_scale,
-        }
     if session.decoder is not None:
         result["protocol"]["reference_images"] = "decoded latents"
-    if bits is not None:
-        result["bits_per_dimension"] = bits
+    result |= own
     if published is not None:
         result["scores"] = published
     if swept is not None:
@@ -86,39 +72,8 @@ def evaluate(session: Session) -> None:
         "sample": generator.sample_seconds,
         "score": time.monotonic() - begun,
     }
-    write_json(session.workdir / "evaluation.json", result)
+    session.write_json("evaluation.json", result)
     print(_summary(result), file=sys.stderr)
-
-
-def _bits_per_dimension(session: Session) -> dict:
-    """Mean and standard error over the first test images, without guidance."""
-    config = session.config
-    images, labels = data.load_arrays(session.test_source, limit=config.evaluation.num_likelihood_images)
-    _, params = session.parameters
-    split = sharding.batch_sharding(session.mesh)
-    devices = sharding.num_shards(session.mesh)
-    size = min(config.sampling.batch_size, -(-len(images) // devices) * devices)
-
-    @functools.partial(jax.jit, out_shardings=sharding.replicated(session.mesh))
-    def estimate(params: Any, images: jax.Array, labels: jax.Array, start: jax.Array) -> jax.Array:
-        images, labels = jax.lax.with_sharding_constraint((images, labels), split)
-        key = jax.random.fold_in(jax.random.key(config.seed), start)
-        with jax.default_matmul_precision(config.training.matmul_precision):
-            given = None if session.num_classes is None else labels
-            return likelihood.bits_per_dimension(session.method, params, images, given, key)
-
-    bits = []
-    for start in range(0, len(images), size):
-        rows = np.arange(start, start + size) % len(images)  # the last batch is filled up, so that one shape compiles
-        values = estimate(params, data.to_float(images[rows]), labels[rows], np.int32(start))
-        bits.append(np.asarray(values)[: len(images) - start])
-    all_bits = np.concatenate(bits)
-    return {
-        "mean": float(all_bits.mean()),
-        "standard_error": float(all_bits.std() / np.sqrt(len(all_bits))),
-        "images": len(all_bits),
-        "estimate": likelihood.estimate_name(session.method),
-    }
 
 
 def _summary(result: dict) -> str:

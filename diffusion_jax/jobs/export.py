@@ -24,4 +24,4 @@ def open_run(workdir: Path) -> tuple[nn.Module, Any]:
     settings.mesh = config.default().mesh
     session = Session(settings, workdir)
     _, params = session.parameters
-    return session.trained.network, params
+    return session.model.network, params

@@ -78,12 +78,7 @@ class Generator:
         # The same on every host; they are split over the devices inside.
         arguments = (indices.astype(np.int32), session.labels(indices))
         params = session.parameters[1] if params is None else params
-        sampling = session.config.sampling
-        extra = (
-            *(np.float32(sampling.guidance_scale), session.guide_parameters),
-            *(np.float32(sampling.classifier_scale), session.classifier_parameters),
-            session.decoder_parameters,
-        )
+        extra = session.given, session.decoder_parameters
         if stride not in self._compiled:
             begun = time.monotonic()
             split = sharding.batch_sharding(session.mesh)
@@ -103,18 +98,12 @@ def _sample(
     params: Any,
     indices: jax.Array,
     labels: Any,
-    scale: jax.Array,
-    guide_params: Any,
-    classifier_scale: jax.Array,
-    classifier_params: Any,
+    given: Any,
     decoder_params: Any,
 ) -> tuple[jax.Array, jax.Array | None]:
     keys = build.image_keys(session.config, indices)
     keys, labels = jax.lax.with_sharding_constraint((keys, labels), sharding.batch_sharding(session.mesh))
     with jax.default_matmul_precision(session.config.training.matmul_precision):
-        scale_or_none = scale if session.guided else None
-        drawn, trajectory = session.method.sample(
-            params, keys, labels, scale_or_none, stride, guide_params, classifier_params, classifier_scale
-        )
+        drawn, trajectory = session.model.draw(params, keys, labels, given, stride)
         images = drawn if session.decoder is None else session.decoder.apply(decoder_params, drawn)
         return images, trajectory

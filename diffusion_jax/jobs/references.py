@@ -18,7 +18,6 @@ import tqdm
 
 from diffusion_jax import data
 from diffusion_jax.jobs.session import Session
-from diffusion_jax.methods.latent_diffusion.model import LatentDiffusion
 from diffusion_jax.metrics import devices, measure, protocols, statistics
 from diffusion_jax.metrics.content import ContentHash
 from diffusion_jax.metrics.features.extractor import Extractor, weights_sha256
@@ -100,23 +99,20 @@ def _content(session: Session, source: data.Source, limit: int | None) -> str:
             bar.update(present)
     parts = [content.hexdigest(), str(count)]
     if session.decoder is not None:
-        assert isinstance(session.method, LatentDiffusion)
-        parts += [weights_sha256(session.decoder.params), str(session.method.space), _LATENT_RULE]
+        parts += [weights_sha256(session.decoder.params), str(session.decoder.space), _LATENT_RULE]
     return hashlib.sha256(":".join(parts).encode()).hexdigest()
 
 
 def _decoder(session: Session) -> Callable[[jax.Array], jax.Array]:
     """From what the source has to images uint8, split as before: of latents, what the means decode to."""
-    method, decoder, config = session.method, session.decoder, session.config
+    decoder, precision = session.decoder, session.config.training.matmul_precision
     if decoder is None:
         return lambda images: images
-    assert isinstance(method, LatentDiffusion)
 
     @jax.jit
     def decode(params: Any, stored: jax.Array) -> jax.Array:
-        with jax.default_matmul_precision(config.training.matmul_precision):
-            x0 = method.space.from_latents(stored[..., : config.data.channels])
-            return quantised(decoder.apply(params, x0), _LATENT_RULE)
+        with jax.default_matmul_precision(precision):
+            return quantised(decoder.apply(params, decoder.of_stored(stored)), _LATENT_RULE)
 
     return functools.partial(decode, session.decoder_parameters)
 

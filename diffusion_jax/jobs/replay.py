@@ -18,11 +18,11 @@ def replay(session: Session) -> None:
     batch = sharding.global_batch(session.mesh, next(train_batches(session)))
 
     def create(key: jax.Array, batch: Batch) -> state.TrainState:
-        return state.initial(session.trained, session.optimizer, key, batch)
+        return state.initial(session.model, session.optimizer, key, batch)
 
     shapes = sharding.sharded_shapes(session.mesh, jax.eval_shape(create, jax.random.key(0), batch))
     for line in kept.diagnose(
-        session.trained,
+        session.model,
         session.optimizer,
         session.mesh,
         kept.load(session.workdir, shapes, batch),

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 import diffusion_jax
 from diffusion_jax import readers
 from diffusion_jax.config import ConfigError
-from diffusion_jax.figures import report as page
 from diffusion_jax.jobs import records, sweep_scores
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.metrics import measure
@@ -30,47 +29,39 @@ def report(session: Session) -> None:
     config, workdir = session.config, session.workdir
     records.require(workdir, "metrics.jsonl", "samples.png", "evaluation.json")
     step, params = session.parameters
-    if jax.process_index() != 0:  # reading checkpoints takes all processes, the page one
+    if not session.paints:  # reading checkpoints takes all processes, the page one
         return
     scores = records.read(workdir, "evaluation.json")
     sampling = records.read(workdir, "sampling.json")
     seconds = scores.pop("seconds", {})
     # The pictures may have been drawn otherwise than the config says now.
-    drawn = {
-        "sampler": config.sampling.name,
-        "num_steps": session.method.sampler.num_steps,
-        "guidance_scale": config.sampling.guidance_scale if session.guided else None,
-        "classifier_scale": config.sampling.classifier_scale if config.sampling.classifier else None,
-    }
+    drawn = dict(session.method.drawn(session))
     drawn |= {key: sampling[key] for key in drawn if key in sampling}
-    kind = "a class-conditional" if session.num_classes is not None else "an unconditional"
-    content = page.Report(
-        title=config.name,
-        summary=(
-            f"{kind.capitalize()} diffusion model of images of {config.data.image_size}x{config.data.image_size} "
-            f"pixels ({config.data.name}), trained for {step:,} steps on {_seen(session, step)}, and sampled with "
-            f"{str(drawn['sampler']).upper()} in {drawn['num_steps']} steps."
+    what, ending = session.method.summary(session, drawn)
+    basics = {
+        "title": config.name,
+        "summary": (
+            f"{what[:1].upper()}{what[1:]} of images of {config.data.image_size}x{config.data.image_size} pixels "
+            f"({config.data.name}), trained for {step:,} steps on {_seen(session, step)}{ending}."
         ),
-        command=session.command,
-        settings=config.to_dict(),
-        num_parameters=count_parameters(params),
-        parameter_overview=records.text(workdir, "parameters.txt"),
-        metrics=records.rows(workdir),
-        scores=scores,
-        training_scores=_training_scores(config, workdir),
-        timing=_timing(workdir, sampling, seconds),
-        machine=machine(),
-        prediction=config.method.prediction,
-        **drawn,
-        samples=records.picture(workdir, "samples.png"),
-        real=records.picture(workdir, "real.png"),
-        animation=records.picture(workdir, "sampling.gif"),
-        denoising=records.picture(workdir, "denoising.png"),
-        noising=records.picture(workdir, "forward_noising.png"),
-        sweep=records.picture(workdir, sweep_scores.PICTURE) if "sweep" in scores else None,
-    )
+        "command": session.command,
+        "settings": config.to_dict(),
+        "num_parameters": count_parameters(params),
+        "parameter_overview": records.text(workdir, "parameters.txt"),
+        "metrics": records.rows(workdir),
+        "scores": scores,
+        "training_scores": _training_scores(config, workdir),
+        "timing": _timing(workdir, sampling, seconds),
+        "machine": machine(),
+        "samples": records.picture(workdir, "samples.png"),
+        "real": records.picture(workdir, "real.png"),
+        "animation": records.picture(workdir, "sampling.gif"),
+        "denoising": records.picture(workdir, "denoising.png"),
+        "noising": records.picture(workdir, "forward_noising.png"),
+        "sweep": records.picture(workdir, sweep_scores.PICTURE) if "sweep" in scores else None,
+    }
     try:
-        page.write_report(workdir / "report.html", content)
+        session.method.write_report(session, basics, drawn)
     except (KeyError, TypeError, AttributeError, IndexError) as error:  # the one file whose content is free
         raise ConfigError(
             f"{workdir / 'evaluation.json'} does not hold what --mode evaluate writes "
@@ -100,7 +91,9 @@ def _timing(workdir: Path, sampling: dict[str, Any], evaluation: Any) -> dict[st
     ]
     named = evaluation if isinstance(evaluation, dict) else {}
     parts += [(f"evaluation_{name}_seconds", named, name, "evaluation.json") for name in named]
-    return {shown: records.number(record, name, workdir / file) for shown, record, name, file in parts}
+    return {
+        shown: records.number(record, name, workdir / file) for shown, record, name, file in parts if name in record
+    }
 
 
 def machine() -> dict[str, str]:

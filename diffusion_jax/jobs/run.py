@@ -11,9 +11,8 @@ from pathlib import Path
 import jax
 
 from diffusion_jax.config import ConfigError, Experiment
-from diffusion_jax.jobs import classify, evaluate, lock, replay, report, sample, train
+from diffusion_jax.jobs import evaluate, lock, replay, report, sample, train
 from diffusion_jax.jobs.session import Session
-from diffusion_jax.methods.classifier.noisy_classifier import NoisyClassifier
 from diffusion_jax.training.distributed import leaving_if_one_is_lost, wait_for_all
 from diffusion_jax.training.interruption import RESTART, exit_code, restarting_on_warnings
 from diffusion_jax.training.logging import say
@@ -26,8 +25,6 @@ JOBS = {
     "report": report.report,
     "replay": replay.replay,
 }
-# Of a run that trains a classifier, which leaves the same files.
-CLASSIFIER_JOBS = JOBS | {"sample": classify.sample, "evaluate": classify.evaluate, "report": classify.report}
 # What each job must have left for the exit code to be 0.
 PRODUCTS = {
     "train": ("config.json", "checkpoints", "metrics.jsonl"),
@@ -54,7 +51,7 @@ def run(config: Experiment, workdir: Path, modes: tuple[str, ...], command: str)
     session = Session(config, workdir, command)
     if READS_DATA & set(modes):  # data that are not there are said before config.json takes their name
         _ = session.train_source, session.test_source
-    jobs = CLASSIFIER_JOBS if isinstance(session.trained, NoisyClassifier) else JOBS
+    jobs = {**JOBS, **session.method.jobs}
     with contextlib.ExitStack() as stack:
         if "train" in modes or (workdir / "checkpoints").exists():  # the other jobs need a run that was begun
             session.make_workdir()

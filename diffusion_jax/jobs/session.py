@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import json
 import os
-from collections.abc import Mapping
+import typing
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,17 @@ from diffusion_jax import data, hub
 from diffusion_jax.config import ConfigError, Experiment, build, saved
 from diffusion_jax.config.check import check, flatten
 from diffusion_jax.config.quick import shrink
-from diffusion_jax.methods.diffusion.model import Diffusion
-from diffusion_jax.methods.latent_diffusion.model import LatentDiffusion
 from diffusion_jax.methods.latents import Decoder
+from diffusion_jax.methods.method import Method
 from diffusion_jax.metrics.classifier import Classifier, train_classifier
 from diffusion_jax.metrics.devices import on_every_device
 from diffusion_jax.training import checkpoints, ema_snapshots, scoring, sharding
 from diffusion_jax.training.logging import say
+
+if typing.TYPE_CHECKING:
+    cached_property = property  # which can be compared with the properties of a protocol
+else:
+    cached_property = functools.cached_property
 
 # A run may be resumed with other values of these; anything else would make it another run.
 CHANGEABLE = (
@@ -63,26 +69,26 @@ class Session:
             check(config, num_devices)
         self.config = config
         self._check_same_run()
-        self.trained: Any = build.model(config, lambda: self.train_source)
-        self.decoder: Decoder | None = build.decoder(config, self.trained, lambda: self.train_source)
+        self.method: Method = build.method_of(config)
+        self.model: Any = build.model(config, lambda: self.train_source)
+        self.decoder: Decoder | None = build.decoder(config, self.model, lambda: self.train_source)
         self.optimizer, self.learning_rate, self.ema_decay = build.optimization(config)
         self._classifier: Classifier | None = None
 
     @property
-    def method(self) -> Diffusion:
-        """What draws images; the run of a classifier has none."""
-        assert isinstance(self.trained, Diffusion)
-        return self.trained
+    def paints(self) -> bool:
+        """Whether this process writes files; of several, process 0."""
+        return jax.process_index() == 0
 
-    @functools.cached_property
+    @cached_property
     def train_source(self) -> data.Source:
         return build.source(self.config, "train")
 
-    @functools.cached_property
+    @cached_property
     def test_source(self) -> data.Source:
         return build.source(self.config, "test")
 
-    @functools.cached_property
+    @cached_property
     def decoder_parameters(self) -> Any:
         """Of the decoder, whole on every device."""
         return None if self.decoder is None else on_every_device(self.mesh, self.decoder.params)
@@ -90,9 +96,8 @@ class Session:
     def images(self, source: data.Source, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [N, H, W, C] and labels [N] of a source; of latents, what the means decode to."""
         images, labels = data.load_arrays(source, limit=limit)
-        if isinstance(self.trained, LatentDiffusion):
-            x0 = self.trained.space.from_latents(jnp.asarray(images[..., : self.config.data.channels]))
-            images = data.to_uint8(self.decode(np.asarray(x0)))
+        if self.decoder is not None:
+            images = data.to_uint8(self.decode(np.asarray(self.decoder.of_stored(jnp.asarray(images)))))
         return images, labels
 
     def classifier(self, train: tuple[np.ndarray, np.ndarray] | None = None) -> Classifier:
@@ -129,7 +134,7 @@ class Session:
             parts.append(np.asarray(self._decode(self.decoder_parameters, whole))[: len(part)])
         return np.concatenate(parts)
 
-    @functools.cached_property
+    @cached_property
     def _decode(self) -> Any:
         assert self.decoder is not None
         apply, split = self.decoder.apply, sharding.batch_sharding(self.mesh)
@@ -138,69 +143,73 @@ class Session:
             out_shardings=sharding.replicated(self.mesh),
         )
 
-    @property
-    def num_classes(self) -> int | None:
-        """Of what the network is told; None for nothing."""
-        return self.train_source.num_classes if self.config.method.class_conditional else None
+    def batched(self, function: Callable[..., Any], size: int | None = None) -> Callable[..., Any]:
+        """See `methods.method.Run`. Several processes have to call the result together, as they share the work."""
+        split, devices = sharding.batch_sharding(self.mesh), sharding.num_shards(self.mesh)
+        precision = self.config.training.matmul_precision
 
-    @property
-    def requested_classes(self) -> int | None:
-        """How many classes samples are asked for, of the network or of the classifier that guides; None for none."""
-        classifier: Any = self.method.guidance.classifier
-        return self.num_classes if classifier is None else classifier.num_classes
+        @functools.partial(jax.jit, out_shardings=sharding.replicated(self.mesh))
+        def of_batch(params: Any, indices: jax.Array, rows: Any, traced: Any) -> Any:
+            indices, rows = jax.lax.with_sharding_constraint((indices, rows), split)
+            with jax.default_matmul_precision(precision):
+                return function(params, indices, *rows, **traced)
+
+        def of_all(*rows: np.ndarray, **traced: Any) -> Any:
+            count = len(rows[0])
+            length = size or min(self.config.sampling.batch_size, -(-count // devices) * devices)
+            parts = []
+            for start in range(0, count, length):
+                indices = np.arange(start, start + length, dtype=np.int32)
+                filled = tuple(row[indices % count] for row in rows)
+                part = of_batch(self.parameters[1], indices, filled, traced)
+                parts.append(jax.tree.map(lambda leaf, left=count - start: np.asarray(leaf)[:left], part))
+            return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+        return of_all
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the classes that samples are asked for."""
-        return None if self.requested_classes is None else self.train_source.class_names
+        return None if self.model.num_requests is None else self.train_source.class_names
 
-    @functools.cached_property
+    @cached_property
     def parameters(self) -> tuple[int, Any]:
         """(step, parameters to sample with) of config.evaluation.checkpoint; CheckpointError where there is none."""
-        height, width, channels = self.trained.image_shape
+        height, width, channels = self.model.image_shape
         batch = {"image": jax.ShapeDtypeStruct((1, height, width, channels), np.float32)}
-        shapes = jax.eval_shape(self.trained.init, jax.random.key(0), batch)
+        shapes = jax.eval_shape(self.model.init, jax.random.key(0), batch)
         folder = self.workdir / (scoring.BEST if self.config.evaluation.checkpoint == "best" else "checkpoints")
         if (sigma_rel := self.config.sampling.ema_width) is not None:
             return ema_snapshots.reconstruct(self.workdir, sigma_rel, sharding.sharded_shapes(self.mesh, shapes))
         return checkpoints.restore_params(folder, sharding.sharded_shapes(self.mesh, shapes))
 
-    @functools.cached_property
-    def guide_parameters(self) -> Any:
-        """Parameters of the network that guides; None without one. Raises CheckpointError where it has none."""
-        guide, sampling = self.method.guidance.guide, self.config.sampling
-        if guide is None:
-            return None
-        sample = jnp.zeros((1, *self.method.image_shape))
-        labels = jnp.zeros(1, jnp.int32) if self.method.guidance.guide_is_conditional else None
-        shapes = jax.eval_shape(guide.init, jax.random.key(0), sample, jnp.zeros(1, jnp.int32), labels)["params"]
-        shapes, workdir = sharding.sharded_shapes(self.mesh, shapes), Path(sampling.guide).expanduser().absolute()
-        if sampling.guide_ema_width is not None:
-            return ema_snapshots.reconstruct(workdir, sampling.guide_ema_width, shapes, sampling.guide_step)[1]
-        return checkpoints.restore_params(workdir / "checkpoints", shapes)[1]
+    def restore(
+        self, workdir: str, init: Callable[[], Any], width: float | None = None, step: int | None = None
+    ) -> Any:
+        """See `methods.method.Run`. Raises CheckpointError where there are no such parameters."""
+        folder = Path(workdir).expanduser().absolute()
+        if not (folder / "checkpoints").is_dir() and (folder / "model.safetensors").is_file():
+            return on_every_device(self.mesh, hub.load(folder)[1])
+        shapes = sharding.sharded_shapes(self.mesh, jax.eval_shape(init))
+        if width is not None:
+            return ema_snapshots.reconstruct(folder, width, shapes, step)[1]
+        return checkpoints.restore_params(folder / "checkpoints", shapes)[1]
 
-    @functools.cached_property
-    def classifier_parameters(self) -> Any:
-        """Parameters of the classifier that guides, averaged; None without one. Raises CheckpointError, as above."""
-        classifier = self.method.guidance.classifier
-        if classifier is None:
-            return None
-        workdir = Path(self.config.sampling.classifier).expanduser().absolute()
-        if not (workdir / "checkpoints").is_dir():
-            return on_every_device(self.mesh, hub.load(workdir)[1])
-        sample = jnp.zeros((1, *self.method.image_shape))
-        shapes = jax.eval_shape(classifier.init, jax.random.key(0), sample, jnp.zeros(1, jnp.int32))["params"]
-        return checkpoints.restore_params(workdir / "checkpoints", sharding.sharded_shapes(self.mesh, shapes))[1]
+    @cached_property
+    def given(self) -> Any:
+        """What the model draws with beside its parameters."""
+        return self.method.given(self)
 
-    @property
-    def guided(self) -> bool:
-        """Whether a second evaluation of the network, or one of the guide, guides each step."""
-        has_two = self.num_classes is not None or self.method.guidance.guide is not None
-        return has_two and self.config.sampling.guidance_scale != 1
+    def drawn_by(self, config: Experiment) -> Session:
+        """The same run, drawing by another config of the same model."""
+        other = copy.copy(self)
+        other.__dict__.pop("given", None)
+        other.config, other.model = config, self.method.drawn_by(self.model, config)
+        return other
 
     def labels(self, indices: np.ndarray) -> np.ndarray | None:
         """The class that image i of a sampling run is asked for: each in turn, int32; None without classes."""
-        classes = self.requested_classes
+        classes = self.model.num_requests
         return None if classes is None else (indices % classes).astype(np.int32)
 
     def make_workdir(self) -> None:
@@ -213,10 +222,10 @@ class Session:
 
     def write_config(self) -> None:
         """Leaves config.json, by which a later command is held to the same run."""
-        if jax.process_index() != 0:
+        if not self.paints:
             return
         try:
-            write_json(self.workdir / "config.json", self.config.to_dict())
+            self.write_json("config.json", self.config.to_dict())
         except OSError as error:
             raise ConfigError(f"--workdir {self.workdir}: cannot be written: {error.strerror}") from error
 
@@ -236,6 +245,10 @@ class Session:
                     f"config.{field} is {value!r}, but the run in {self.workdir} was begun with {before[field]!r}; "
                     "name another --workdir, or set it back"
                 )
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes a file of the work directory whole or not at all."""
+        write_json(self.workdir / name, content)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

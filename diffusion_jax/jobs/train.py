@@ -19,7 +19,7 @@ def train(session: Session) -> signal.Signals | None:
     scoring = training_scores(session)
     batches = train_batches(session)
     result = loop.train(
-        session.trained,
+        session.model,
         batches,
         session.workdir,
         optimizer=session.optimizer,

@@ -67,10 +67,15 @@ class LatentSpace:
 
 
 class Decoder(NamedTuple):
-    """apply(params, x): images float32 [N, ...] in [-1, 1] of what the network works on."""
+    """apply(params, x): images float32 [N, ...] in [-1, 1] of what the network works on, which is in `space`."""
 
     apply: Callable[[Any, jax.Array], jax.Array]
     params: Any
+    space: LatentSpace
+
+    def of_stored(self, stored: jax.Array) -> jax.Array:
+        """What the network works on, of what is stored of images: latents, or their means and deviations."""
+        return self.space.from_latents(stored[..., : len(self.space.mean)])
 
 
 def decode(autoencoder: nn.Module, params: Any, x: jax.Array, space: LatentSpace) -> jax.Array:

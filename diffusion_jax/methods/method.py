@@ -9,7 +9,8 @@ asks), and the jobs sample, evaluate and report draw with it and ask the method 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -18,6 +19,7 @@ import numpy as np
 from flax import linen as nn
 
 from diffusion_jax import data
+from diffusion_jax.figures import report
 from diffusion_jax.options import Constructor, Variants
 
 # A config, or one of its sections: fields by name, as attributes.
@@ -54,11 +56,6 @@ class Drawing(Model, Protocol):
         """How many classes an image can be asked to be of; None where nothing can be asked for."""
         ...
 
-    @property
-    def network_evaluations(self) -> int:
-        """Of one image."""
-        ...
-
     def draw(
         self, params: Any, keys: jax.Array, labels: jax.Array | None, given: Any, frame_stride: int | None
     ) -> tuple[jax.Array, jax.Array | None]:
@@ -68,14 +65,14 @@ class Drawing(Model, Protocol):
           params: of the network, usually their average.
           keys: [N] PRNG keys.
           labels: int32 [N], below num_requests; None where nothing can be asked for.
-          given: what `Method.given` gives; traced, so that other values of it do not compile again.
+          given: what `Method.given` gives; its arrays are traced, so that other values do not compile again.
           frame_stride: also the states on the way to the images, every so many, [frames, N, H, W, C], the images last;
             None in their place without. A model without a way has other frames: a walk through its latents.
         """
         ...
 
     def frames(self, count: int) -> tuple[int, Sequence[str]]:
-        """(frame_stride, a caption for each frame) for about `count` frames of an animation."""
+        """(frame_stride, a caption for each frame) of an animation of about `count` frames."""
         ...
 
 
@@ -83,17 +80,19 @@ class Run(Protocol):
     """A trained run, as the jobs hand it to a method."""
 
     config: Config
+    # What `Method.build` and `Method.decoder` gave.
+    model: Any
+    decoder: Any
     workdir: Path
-    command: str
 
     @property
-    def model(self) -> Any:
-        """What `Method.build` gave."""
+    def paints(self) -> bool:
+        """Whether this process writes files. Of several, all compute and one paints."""
         ...
 
     @property
     def parameters(self) -> tuple[int, Any]:
-        """(step, parameters to draw with); raises ValueError where nothing was trained."""
+        """(step, parameters to draw with). Raises ValueError where nothing was trained."""
         ...
 
     @property
@@ -102,10 +101,24 @@ class Run(Protocol):
     @property
     def test_source(self) -> data.Source: ...
 
-    def in_batches(self, function: Callable[..., Any], *rows: np.ndarray) -> Any:
-        """`function(params, *rows)` of rows [N, ...], compiled once, split over all devices; NumPy arrays [N, ...].
+    def restore(
+        self, workdir: str, init: Callable[[], Any], width: float | None = None, step: int | None = None
+    ) -> Any:
+        """The averaged parameters, of the tree that `init` makes, of another run; or those in a folder of `hub.load`.
 
-        The function is of one batch and is traced; the last batch is filled up with the first rows again.
+        width, step: of the average, from the run's snapshots. Raises ValueError where there are none.
+        """
+        ...
+
+    def batched(self, function: Callable[..., Any], size: int | None = None) -> Callable[..., Any]:
+        """`function(params, indices, *rows, **traced)` of a batch as one of rows [N, ...], in batches over all devices.
+
+        It is compiled once, with the precision of the training; the last batch is filled up with the first rows again.
+        The results are NumPy arrays [N, ...].
+
+        Args:
+          function: of the parameters, the places int32 [B] of the rows and the rows [B, ...], traced.
+          size: of a batch; by default as few as the rows need, and config.sampling.batch_size at most.
         """
         ...
 
@@ -155,13 +168,13 @@ class Method:
         that the config knows is another one like it (a second optimiser). Runs of every method need data, method,
         training, optimizer, ema, mesh, a sampling whose common fields are `settings.Sampling`, and an evaluation that
         is a `settings.Evaluation`.
-      jobs: what runs in the place of the jobs of these names ("sample", "evaluate", "report"), for a method whose
-        model draws no images.
+      jobs: functions of a `Run` in the place of the jobs "sample" and "evaluate", for a method whose model draws no
+        images; they leave the same files.
     """
 
     settings: ClassVar[Constructor]
     sections: ClassVar[Mapping[str, Variants | bool | str]]
-    jobs: ClassVar[Mapping[str, Callable[[Any], None]]] = {}
+    jobs: ClassVar[Mapping[str, Callable[[Any], None]]] = types.MappingProxyType({})
 
     def check(self, config: Config) -> None:
         """Raises ValueError, in one line, for sections that are right on their own but not together."""
@@ -181,21 +194,55 @@ class Method:
         """From what the model draws to images, a `latents.Decoder`; None where that is images already."""
         return None
 
-    def given(self, run: Any) -> Any:
+    def given(self, run: Run) -> Any:
         """What `Drawing.draw` takes beside parameters: scales of guidance, parameters of a guide; a tree of arrays."""
+        del run
         return ()
 
-    def pictures(self, run: Any) -> None:
-        """Writes what the method shows beside samples.png and sampling.gif."""
+    def drawn(self, run: Run) -> Mapping[str, Any]:
+        """How images are drawn, for sampling.json, a sweep and the report; "network_evaluations_per_image" among it."""
+        del run
+        return {"network_evaluations_per_image": 1}
 
-    def scores(self, run: Any) -> Mapping[str, Any]:
+    def protocol(self, run: Run) -> Mapping[str, Any]:
+        """How images were drawn, for the protocol of the scores."""
+        del run
+        return {}
+
+    def ways(self, run: Run) -> Iterable[Config]:
+        """Configs that draw from the same parameters in other ways, which evaluate also scores."""
+        del run
+        return ()
+
+    def drawn_by(self, model: Any, config: Config) -> Any:
+        """The model as it draws by another config of `ways`."""
+        del config
+        return model
+
+    def pictures(self, run: Run, labels: np.ndarray | None, frames: np.ndarray, captions: Sequence[str]) -> None:
+        """Writes what the method shows beside samples.png and sampling.gif.
+
+        labels, frames: of samples.png's images, [N] and [frames, N, ...], decoded; captions: of the frames.
+        """
+
+    def scores(self, run: Run) -> Mapping[str, Any]:
         """Entries of evaluation.json beside the scores of the images, each with its protocol."""
+        del run
         return {}
 
-    def protocol(self, run: Any) -> Mapping[str, Any]:
-        """How the images were drawn, for the protocol of the scores."""
+    def summary(self, run: Run, drawn: Mapping[str, Any]) -> tuple[str, str]:
+        """("a class-conditional ... model", ", and sampled with ..."), around what it was trained on, for the report.
+
+        drawn: what `drawn` said when the pictures were made.
+        """
+        del run, drawn
+        return "a model", ""
+
+    def page(self, run: Run, drawn: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Further fields of `figures.report.Report`: what the explanations speak of, further pictures."""
+        del run, drawn
         return {}
 
-    def summary(self, run: Any) -> str:
-        """What the model is and how it was drawn with, for the report: the middle of "A ..., trained for N steps"."""
-        return "model"
+    def write_report(self, run: Run, basics: Mapping[str, Any], drawn: Mapping[str, Any]) -> None:
+        """Writes report.html. basics: the fields of `figures.report.Report` that every run has."""
+        report.write_report(run.workdir / "report.html", report.Report(**{**basics, **self.page(run, drawn)}))

@@ -57,7 +57,7 @@ class Evaluation:
     classifier_steps="updates of the small classifier that scores use; None: as suits the size of the data",
     num_likelihood_images="test images whose bits per dimension are estimated",
     every="steps between scores of the moving average in training; 0: none are taken",
-    scored_images="images that are generated for each of those scores, and for each way of a sweep",
+    scored_images="images that are generated for each of those scores",
     metrics="the scores: fid, kid, prc (precision and recall), dc, is, ... as in ./launch/local.sh metrics",
     features="whose features are compared, such as inception; None: those of a small classifier of the data",
     weights="file of the weights of these features; None: where they were installed, or in the cache",
@@ -67,9 +67,6 @@ class Evaluation:
     reference_images="how many training images are compared with, evenly spaced; None: all",
     keep_best="metric by which the best parameters are kept in DIR/best; None: they are not",
     patience="scores in a row without a better one that end the training; 0: never",
-    sweep_samplers="samplers that evaluate also scores, such as ddim,dpmpp; none: the one of sampling.name",
-    sweep_steps="numbers of steps that evaluate also scores each of them with, such as 10,20,50",
-    sweep_guidance="guidance scales that evaluate also scores each of them with, such as 1,1.5,2",
 )
 @dataclasses.dataclass(frozen=True)
 class ImageEvaluation(Evaluation):
@@ -89,9 +86,6 @@ class ImageEvaluation(Evaluation):
     reference_images: int | None = None
     keep_best: str | None = None
     patience: int = 0
-    sweep_samplers: tuple[str, ...] = ()
-    sweep_steps: tuple[int, ...] = ()
-    sweep_guidance: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,9 +107,6 @@ class ImageEvaluation(Evaluation):
             path = getattr(self, field)
             if path is not None and not Path(path).expanduser().exists():
                 raise ValueError(f"{field} is {path!r}; there is no such file")
-        for steps in self.sweep_steps:
-            if steps < 1:
-                raise ValueError(f"sweep_steps has {steps!r}, which is no number of steps; each must be 1 or more")
 
     def _check_quantisation(self) -> None:
         check_choice("quantisation", self.quantisation, quantisation.RULES)

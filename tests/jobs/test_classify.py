@@ -106,7 +106,7 @@ def test_it_guides_a_model_that_is_told_no_class(classifier, model, tmp_path):
 
     def likely(images):
         x = images.astype(np.float32) / 127.5 - 1
-        log_p = reader.trained.log_probabilities(reader.parameters[1], x, np.zeros(20, np.int32))
+        log_p = reader.model.log_probabilities(reader.parameters[1], x, np.zeros(20, np.int32))
         return float(log_p[np.arange(20), labels].mean())
 
     assert likely(images) > likely(plain)  # by little, as 4 and 40 steps teach little

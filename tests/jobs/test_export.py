@@ -21,8 +21,8 @@ def run(tmp_path):
     session = Session(config, tmp_path / "run")
     session.make_workdir()
     session.write_config()
-    batch = {"image": np.zeros((1, *session.method.image_shape), np.float32)}
-    shapes = jax.eval_shape(session.method.init, jax.random.key(0), batch)
+    batch = {"image": np.zeros((1, *session.model.image_shape), np.float32)}
+    shapes = jax.eval_shape(session.model.init, jax.random.key(0), batch)
     params = jax.tree.map(lambda leaf: np.arange(leaf.size, dtype=np.float32).reshape(leaf.shape), shapes)
     averaged = jax.tree.map(lambda leaf: leaf + 1, params)
     with Checkpoints(tmp_path / "run" / "checkpoints", max_to_keep=1) as checkpoints:
@@ -33,7 +33,7 @@ def run(tmp_path):
 def test_a_run_is_opened_and_exported(run, tmp_path):
     session, averaged = run
     model, params = hub.load(session.workdir)
-    assert model == session.method.network
+    assert model == session.model.network
     jax.tree.map(np.testing.assert_array_equal, params, averaged)
     half = hub.load(session.workdir, dtype="bfloat16", param_dtype="bfloat16")
     assert half[0].dtype == "bfloat16"

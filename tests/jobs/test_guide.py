@@ -40,7 +40,7 @@ def test_a_run_is_guided_by_itself_at_an_earlier_step(trained):
     guide = {"guide": str(trained), "guide_step": 2, "guide_ema_width": 0.1}
     session = Session(config_of(ema_width=0.1, guidance_scale=3.0, **guide), trained)
     early, late = (ema_snapshots.reconstruct(trained, 0.1, shapes_of(session), step)[1] for step in (2, 4))
-    jax.tree.map(np.testing.assert_array_equal, session.guide_parameters, early)
+    jax.tree.map(np.testing.assert_array_equal, session.given["guide_params"], early)
     jax.tree.map(np.testing.assert_array_equal, session.parameters[1], late)
     images, _ = Generator(session).draw(4)
 
@@ -55,14 +55,14 @@ def test_a_run_is_guided_by_itself_at_an_earlier_step(trained):
 
 def test_without_a_width_the_guide_is_its_newest_checkpoint(trained):
     session = Session(config_of(guidance_scale=2.0, guide=str(trained)), trained)
-    jax.tree.map(np.testing.assert_array_equal, session.guide_parameters, session.parameters[1])
+    jax.tree.map(np.testing.assert_array_equal, session.given["guide_params"], session.parameters[1])
 
 
 def test_a_guide_that_was_not_kept_is_one_line(trained):
     guide = {"guide": str(trained), "guide_step": 3, "guide_ema_width": 0.1}
     session = Session(config_of(guidance_scale=2.0, **guide), trained)
     with pytest.raises(ValueError, match=r"step is 3, but there is no snapshot of it in .*; the nearest is") as caught:
-        _ = session.guide_parameters
+        _ = session.given["guide_params"]
     assert "\n" not in str(caught.value)
 
 

@@ -46,7 +46,7 @@ def test_images_come_out_that_the_autoencoder_decodes(made, tmp_path):
     session = Session(config, tmp_path)
     # Normalised by what encode recorded, since the config says nothing.
     record = json.loads((made[0] / "latents.json").read_text())
-    assert session.method.space.mean == tuple(record["mean"]) and session.method.space.std == tuple(record["std"])
+    assert session.model.space.mean == tuple(record["mean"]) and session.model.space.std == tuple(record["std"])
     # Reference images are what the stored means decode to.
     images, labels = session.images(session.test_source)
     model, params = hub.load(made[1])

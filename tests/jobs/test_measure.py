@@ -10,6 +10,7 @@ from diffusion_jax.config import ConfigError
 from diffusion_jax.jobs import measure, run, sweep_scores
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.session import Session
+from diffusion_jax.methods.diffusion import sampled_by
 from diffusion_jax.metrics import features
 from tests.configs import tiny
 from tests.metrics import toy
@@ -124,13 +125,13 @@ def test_a_sweep_keeps_the_options_that_a_sampler_takes(trained):
     _, session = trained
     session.config.sampling.eta = 0.5
     try:
-        same = sweep_scores.sampled_by(session, "ddim", 3, 1.0)
-        other = sweep_scores.sampled_by(session, "ddpm", 3, 1.0)
+        same = session.drawn_by(sampled_by(session.config, "ddim", 3, 1.0))
+        other = session.drawn_by(sampled_by(session.config, "ddpm", 3, 1.0))
     finally:
         session.config.sampling.eta = 0.0
     assert same.config.sampling.eta == 0.5
     assert "eta" not in other.config.sampling
-    assert (same.method.sampler.num_steps, session.method.sampler.num_steps) == (3, 4)
+    assert (same.model.sampler.num_steps, session.model.sampler.num_steps) == (3, 4)
 
 
 @pytest.mark.parametrize(

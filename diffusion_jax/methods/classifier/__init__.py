@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from diffusion_jax.diffusion.process import PROCESSES
+from diffusion_jax.methods.classifier import readings
 from diffusion_jax.methods.classifier.noisy_classifier import NoisyClassifier
-from diffusion_jax.methods.method import Config, Context, Method
+from diffusion_jax.methods.method import Config, Context, Method, Run
 from diffusion_jax.methods.settings import Evaluation, Sampling
 from diffusion_jax.models.registry import CLASSIFIERS
 from diffusion_jax.options import Variants, described, section
@@ -43,6 +45,8 @@ class ClassifierMethod(Method):
         "evaluation": section(Evaluation),
     }
 
+    jobs: ClassVar = {"sample": readings.sample, "evaluate": readings.evaluate}
+
     def needs_labels(self, config: Config) -> str | None:
         return f"config.method.name is {config.method.name!r}"
 
@@ -61,6 +65,15 @@ class ClassifierMethod(Method):
             num_classes=context.num_classes,
             least_crop=config.method.least_crop,
         )
+
+    def summary(self, run: Run, drawn: Mapping[str, Any]) -> tuple[str, str]:
+        del drawn
+        guides = "; it guides diffusion models of this process: sampling.classifier names its work directory"
+        return f"a classifier for the noise of the process {run.config.process.name}", guides
+
+    def write_report(self, run: Run, basics: Mapping[str, Any], drawn: Mapping[str, Any]) -> None:
+        del drawn
+        readings.write_report(run, basics)
 
 
 METHOD = ClassifierMethod()

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from diffusion_jax.data.sources import LATENT_SOURCES
 from diffusion_jax.diffusion.prediction import PREDICTIONS
-from diffusion_jax.diffusion.samplers import SAMPLERS
-from diffusion_jax.methods.diffusion import building
+from diffusion_jax.figures import strips
+from diffusion_jax.methods.diffusion import building, likelihood, showing
 from diffusion_jax.methods.diffusion.model import Diffusion
 from diffusion_jax.methods.diffusion.settings import SECTIONS, Settings
-from diffusion_jax.methods.method import Config, Context, Method
+from diffusion_jax.methods.method import Config, Context, Method, Run
 
 
 class DiffusionMethod(Method):
@@ -45,9 +52,6 @@ class DiffusionMethod(Method):
                 f"config.method.prediction is {settings.prediction!r}; with config.sampling.classifier it can be "
                 f"{', '.join(PREDICTIONS)}"
             )
-        for name in config.evaluation.sweep_samplers:
-            if name not in SAMPLERS:
-                raise ValueError(f"config.evaluation.sweep_samplers has {name!r}; it can have {', '.join(SAMPLERS)}")
 
     def needs_labels(self, config: Config) -> str | None:
         return "config.method.class_conditional is True" if config.method.class_conditional else None
@@ -76,9 +80,108 @@ class DiffusionMethod(Method):
             )
         return self._model(config, context, fields)
 
+    def given(self, run: Run) -> dict[str, Any]:
+        model: Diffusion = run.model
+        sampling, guidance = run.config.sampling, model.guidance
+        image, time = jnp.zeros((1, *model.image_shape)), jnp.zeros(1, jnp.int32)
+        given: dict[str, Any] = {}
+        if is_guided(run):
+            given["guidance_scale"] = np.float32(sampling.guidance_scale)
+        if (guide := guidance.guide) is not None:
+            label = jnp.zeros(1, jnp.int32) if guidance.guide_is_conditional else None
+            given["guide_params"] = run.restore(
+                sampling.guide,
+                lambda: guide.init(jax.random.key(0), image, time, label)["params"],
+                sampling.guide_ema_width,
+                sampling.guide_step,
+            )
+        if (classifier := guidance.classifier) is not None:
+            given["classifier_scale"] = np.float32(sampling.classifier_scale)
+            given["classifier_params"] = run.restore(
+                sampling.classifier, lambda: classifier.init(jax.random.key(0), image, time)["params"]
+            )
+        return given
+
+    def drawn(self, run: Run) -> dict[str, Any]:
+        sampling, sampler = run.config.sampling, run.model.sampler
+        return {
+            "sampler": sampling.name,
+            "num_steps": sampler.num_steps,
+            "network_evaluations_per_image": sampler.num_evaluations * (2 if is_guided(run) else 1),
+            "guidance_scale": sampling.guidance_scale if is_guided(run) else None,
+            "classifier_scale": sampling.classifier_scale if sampling.classifier else None,
+        }
+
+    def protocol(self, run: Run) -> dict[str, Any]:
+        sampling = run.config.sampling
+        can_guide = is_guided(run) or run.model.num_classes is not None
+        protocol = {
+            "sampler": sampling.name,
+            "sampler_steps": run.model.sampler.num_steps,
+            "guidance_scale": sampling.guidance_scale if can_guide else None,
+        }
+        if sampling.classifier:
+            protocol |= {"classifier": sampling.classifier, "classifier_scale": sampling.classifier_scale}
+        return protocol
+
+    def ways(self, run: Run) -> Iterator[Config]:
+        sweeps = run.config.evaluation
+        if not (sweeps.sweep_samplers or sweeps.sweep_steps or sweeps.sweep_guidance):
+            return
+        is_trained_for_it = run.model.num_classes is not None and run.config.method.label_dropout > 0
+        if sweeps.sweep_guidance and not (is_trained_for_it or run.model.guidance.guide is not None):
+            raise ValueError(
+                "config.evaluation.sweep_guidance needs a class-conditional method that was trained with "
+                "config.method.label_dropout above 0, or config.sampling.guide"
+            )
+        samplers = sweeps.sweep_samplers or (run.config.sampling.name,)
+        steps = sweeps.sweep_steps or (None,)  # as set, or else by the default of each sampler
+        scales = sweeps.sweep_guidance or (run.config.sampling.guidance_scale,)
+        for name, num_steps, scale in itertools.product(samplers, steps, scales):
+            yield sampled_by(run.config, name, num_steps, float(scale))
+
+    def drawn_by(self, model: Diffusion, config: Config) -> Diffusion:
+        return dataclasses.replace(model, sampler=building.sampler(config, model.objective.process))
+
+    def pictures(self, run: Run, labels: np.ndarray | None, frames: np.ndarray, captions: Sequence[str]) -> None:
+        strip = showing.forward_noising(run, run.decoder)
+        if run.paints:
+            showing.write_denoising(run, labels, frames, captions)
+            strips.write_strip(run.workdir / "forward_noising.png", *strip)
+
+    def scores(self, run: Run) -> dict[str, Any]:
+        if not run.config.evaluation.num_likelihood_images:
+            return {}
+        return {"bits_per_dimension": likelihood.of_test_images(run)}
+
+    def summary(self, run: Run, drawn: Mapping[str, Any]) -> tuple[str, str]:
+        kind = "a class-conditional" if run.model.num_classes is not None else "an unconditional"
+        ending = f", and sampled with {str(drawn['sampler']).upper()} in {drawn['num_steps']} steps"
+        return f"{kind} diffusion model", ending
+
+    def page(self, run: Run, drawn: Mapping[str, Any]) -> dict[str, Any]:
+        fields = ("sampler", "num_steps", "guidance_scale", "classifier_scale")
+        return {"prediction": run.config.method.prediction} | {name: drawn[name] for name in fields}
+
     def _model(self, config: Config, context: Context, fields: dict[str, Any]) -> Diffusion:
         del config, context
         return Diffusion(**fields)
+
+
+def is_guided(run: Run) -> bool:
+    """Whether a second evaluation of the network, or one of the guide, guides each step."""
+    has_two = run.model.num_classes is not None or run.model.guidance.guide is not None
+    return has_two and run.config.sampling.guidance_scale != 1
+
+
+def sampled_by(config: Config, name: str, num_steps: int | None, guidance_scale: float) -> Config:
+    """A config that samples in another way; what was set of the sampler is kept where the other has it too."""
+    other = config.copy_and_resolve_references()
+    other.sampling.name = name
+    other.sampling.guidance_scale = guidance_scale
+    if num_steps is not None:
+        other.sampling.num_steps = num_steps
+    return other
 
 
 METHOD = DiffusionMethod()

@@ -6,11 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from diffusion_jax import data
 from diffusion_jax.diffusion import likelihood, variational
 from diffusion_jax.diffusion import prediction as predictions
 from diffusion_jax.diffusion.process import DiscreteProcess
 from diffusion_jax.methods.diffusion.model import Diffusion
+from diffusion_jax.methods.method import Run
 
 # The name of the estimate, for protocols.
 BOUND = "variational bound, every timestep, one draw of noise each"
@@ -55,3 +58,21 @@ def bits_per_dimension(
     # A flow has no signal left at its end; levels beyond 1000 change nothing that float32 can see.
     nats = likelihood.log_likelihood(denoise, dequantised, probe_key, sigma_min=low, sigma_max=min(high, 1e3))
     return likelihood.to_bits_per_dimension(nats, images[0].size)
+
+
+def of_test_images(run: Run) -> dict[str, Any]:
+    """Mean and standard error of config.evaluation.num_likelihood_images test images, without guidance."""
+    model: Diffusion = run.model
+    images, labels = data.load_arrays(run.test_source, limit=run.config.evaluation.num_likelihood_images)
+
+    def estimate(params: Any, indices: jax.Array, images: jax.Array, labels: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(run.config.seed), indices[0])
+        return bits_per_dimension(model, params, images, None if model.num_classes is None else labels, key)
+
+    bits = run.batched(estimate)(data.to_float(images), labels)
+    return {
+        "mean": float(bits.mean()),
+        "standard_error": float(bits.std() / np.sqrt(len(bits))),
+        "images": len(bits),
+        "estimate": estimate_name(model),
+    }

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from diffusion_jax.diffusion import coupling, guidance, samplers
@@ -112,6 +113,25 @@ class Diffusion:
     def update_state(self, state: Any, batch: Batch, metrics: Metrics) -> Any:
         """What is remembered after an update, from the losses of its examples."""
         return self.objective.update_state(state, batch["time"], metrics["loss"][0])
+
+    @property
+    def num_requests(self) -> int | None:
+        """How many classes samples can be asked to be of, by the network or by the classifier that guides it."""
+        classifier: Any = self.guidance.classifier
+        return self.num_classes if classifier is None else classifier.num_classes
+
+    def frames(self, count: int) -> tuple[int, list[str]]:
+        """(stride, captions) of about `count` states of the reverse process."""
+        steps = self.sampler.num_evaluations
+        stride = max(1, steps // count)
+        timesteps = self.sampler.timesteps[np.minimum(samplers.frames_kept(steps, stride), steps - 1)]
+        return stride, [f"t = {t:.0f}" for t in timesteps[:-1]] + ["image"]
+
+    def draw(
+        self, params: Any, keys: jax.Array, labels: jax.Array | None, given: Any, frame_stride: int | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """`sample`, with what guides it by name in `given`."""
+        return self.sample(params, keys, labels, trajectory_stride=frame_stride, **given)
 
     def sample(
         self,

@@ -99,6 +99,29 @@ class DiffusionSampling(Sampling):
         check_least(1, guidance_channels=self.guidance_channels)
 
 
+@described(
+    sweep_samplers="samplers that evaluate also scores, such as ddim,dpmpp; none: the one of sampling.name",
+    sweep_steps="numbers of steps that evaluate also scores each of them with, such as 10,20,50",
+    sweep_guidance="guidance scales that evaluate also scores each of them with, such as 1,1.5,2",
+)
+@dataclasses.dataclass(frozen=True)
+class DiffusionEvaluation(ImageEvaluation):
+    """The fields of config.evaluation."""
+
+    sweep_samplers: tuple[str, ...] = ()
+    sweep_steps: tuple[int, ...] = ()
+    sweep_guidance: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.sweep_samplers:
+            if name not in SAMPLERS:
+                raise ValueError(f"sweep_samplers has {name!r}; it can have {', '.join(SAMPLERS)}")
+        for steps in self.sweep_steps:
+            if steps < 1:
+                raise ValueError(f"sweep_steps has {steps!r}, which is no number of steps; each must be 1 or more")
+
+
 SECTIONS = {
     "data": True,
     "method": True,
@@ -118,5 +141,5 @@ SECTIONS = {
     "posthoc_ema": True,
     "mesh": True,
     "sampling": Variants(SAMPLERS, "ddim", ("process", "prediction"), DiffusionSampling, text="the solver"),
-    "evaluation": section(ImageEvaluation),
+    "evaluation": section(DiffusionEvaluation),
 }

@@ -73,7 +73,7 @@ class LatentDiffusionMethod(DiffusionMethod):
         space = model.space
         with config.latents.errors():
             if context.record.get("decoder") == "haar":
-                return Decoder(lambda _, x: jnp.clip(haar_digits.decode(space.to_latents(x)), -1, 1), None)
+                return Decoder(lambda _, x: jnp.clip(haar_digits.decode(space.to_latents(x)), -1, 1), None, space)
             folder = config.latents.vae or context.record.get("vae")
             if folder is None:
                 raise ValueError("vae is None, and the data do not say it; it is the folder of the autoencoder")
@@ -83,7 +83,7 @@ class LatentDiffusionMethod(DiffusionMethod):
                     f"vae {folder!r} holds {type(autoencoder).__name__}, which is no autoencoder with latents of "
                     f"{config.data.channels} channels"
                 )
-            return Decoder(functools.partial(latents.decode, autoencoder, space=space), params)
+            return Decoder(functools.partial(latents.decode, autoencoder, space=space), params, space)
 
 
 def latent_space(config: Config, context: Context) -> LatentSpace:

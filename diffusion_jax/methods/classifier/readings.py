@@ -5,9 +5,10 @@ Such a run draws no images, so samples.png and sampling.gif show readings, and e
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,12 +18,8 @@ import numpy as np
 from diffusion_jax import data
 from diffusion_jax.diffusion.arrays import standard_normal
 from diffusion_jax.figures import animation, classifier_report, strips
-from diffusion_jax.jobs import records
-from diffusion_jax.jobs.report import machine
-from diffusion_jax.jobs.session import Session, write_json
 from diffusion_jax.methods.classifier.noisy_classifier import NoisyClassifier
-from diffusion_jax.training import sharding
-from diffusion_jax.training.logging import count_parameters
+from diffusion_jax.methods.method import Run
 
 COLUMNS = 8
 # Equal shares of training's times, each read at its middle.
@@ -34,40 +31,24 @@ _MOST_IN_ANIMATION = 18
 class Reader:
     """Reads images at any noise level. Image i always has the same noise, of which there is more or less."""
 
-    def __init__(self, session: Session):
-        assert isinstance(session.trained, NoisyClassifier)
-        self.classifier: NoisyClassifier = session.trained
-        self._params = session.parameters[1]
-        self._size = session.config.sampling.batch_size
-        split = sharding.batch_sharding(session.mesh)
-        base = jax.random.fold_in(jax.random.key(session.config.seed), 0xC1)
-        precision = session.config.training.matmul_precision
+    def __init__(self, run: Run):
+        self.classifier: NoisyClassifier = run.model
+        base = jax.random.fold_in(jax.random.key(run.config.seed), 0xC1)
 
-        @functools.partial(jax.jit, out_shardings=sharding.replicated(session.mesh))
         def read(
-            params: Any, images: jax.Array, indices: jax.Array, quantile: jax.Array
+            params: Any, indices: jax.Array, images: jax.Array, quantile: jax.Array
         ) -> tuple[jax.Array, jax.Array]:
-            images, indices = jax.lax.with_sharding_constraint((images, indices), split)
             keys = jax.vmap(jax.random.fold_in, (None, 0))(base, indices)
             noise = jax.vmap(lambda key: standard_normal(key, images.shape[1:]))(keys)
             t = self.classifier.process.time_at(jnp.broadcast_to(quantile, len(images)))
-            with jax.default_matmul_precision(precision):
-                noisy = self.classifier.process.add_noise(images, noise, t)
-                return noisy, self.classifier.log_probabilities(params, noisy, t)
+            noisy = self.classifier.process.add_noise(images, noise, t)
+            return noisy, self.classifier.log_probabilities(params, noisy, t)
 
-        self._read = read
+        self._read = run.batched(read, size=run.config.sampling.batch_size)
 
     def __call__(self, images: np.ndarray, quantile: float) -> tuple[np.ndarray, np.ndarray]:
         """(noisy images float32 [N, H, W, C], log p(y | x_t) [N, num_classes]) of images uint8 [N, H, W, C]."""
-        noisy, log_probabilities = [], []
-        for start in range(0, len(images), self._size):
-            indices = np.arange(start, start + self._size)
-            part = data.to_float(images[indices % len(images)])  # the last batch is filled up: one shape compiles
-            x, log_p = self._read(self._params, part, indices.astype(np.int32), np.float32(quantile))
-            count = min(self._size, len(images) - start)
-            noisy.append(np.asarray(x)[:count])
-            log_probabilities.append(np.asarray(log_p)[:count])
-        return np.concatenate(noisy), np.concatenate(log_probabilities)
+        return self._read(data.to_float(images), quantile=np.float32(quantile))
 
     def level(self, quantile: float) -> tuple[float, float]:
         """(t, sigma / alpha) there."""
@@ -76,12 +57,12 @@ class Reader:
         return float(t), sigma / alpha if alpha else float("inf")
 
 
-def sample(session: Session) -> None:
+def sample(run: Run) -> None:
     """Writes samples.png and sampling.gif: held-out images through the noise levels, with the class that is read."""
-    config = session.config.sampling
-    images, labels = data.load_arrays(session.test_source, limit=max(_MOST_IN_ANIMATION, config.num_images // COLUMNS))
-    names = session.test_source.class_names
-    reader = Reader(session)
+    config = run.config.sampling
+    images, labels = data.load_arrays(run.test_source, limit=max(_MOST_IN_ANIMATION, config.num_images // COLUMNS))
+    names = run.test_source.class_names
+    reader = Reader(run)
     rows = slice(0, max(1, config.num_images // COLUMNS))
     levels = np.linspace(0, 0.9999, COLUMNS)
     seen = [_shown(reader, images[rows], labels[rows], quantile, names) for quantile in levels]
@@ -90,10 +71,10 @@ def sample(session: Session) -> None:
         _shown(reader, images[moving], labels[moving], quantile, names)
         for quantile in np.linspace(0.9999, 0, max(2, config.num_frames))
     ]
-    if jax.process_index() != 0:  # all read, one paints
+    if not run.paints:  # all read, one paints
         return
     strips.write_strip(
-        session.workdir / "samples.png",
+        run.workdir / "samples.png",
         np.stack([noisy for noisy, _, _ in seen], axis=1),
         [f"t = {reader.level(quantile)[0]:.3g}" for quantile in levels],
         [_name(label, names) for label in labels[rows]],
@@ -101,25 +82,25 @@ def sample(session: Session) -> None:
     )
     captions = [caption for _, _, caption in frames]
     animation.write_readings(
-        session.workdir / "sampling.gif",
+        run.workdir / "sampling.gif",
         np.stack([noisy for noisy, _, _ in frames]),
         captions,
         [readings for _, readings, _ in frames],
     )
 
 
-def evaluate(session: Session) -> None:
+def evaluate(run: Run) -> None:
     """Writes evaluation.json: the accuracy of held-out images by noise level, and of training images, with protocol."""
-    config = session.config
-    step, _ = session.parameters
+    config = run.config
+    step, _ = run.parameters
     begun = time.monotonic()
     limit = config.evaluation.max_reference_images
-    test, train = (data.load_arrays(source, limit=limit) for source in (session.test_source, session.train_source))
-    reader = Reader(session)
+    test, train = (data.load_arrays(source, limit=limit) for source in (run.test_source, run.train_source))
+    reader = Reader(run)
     middles = (np.arange(LEVELS) + 0.5) / LEVELS
     levels = {quantile: _scores(reader(test[0], quantile)[1], test[1]) for quantile in (0.0, *middles)}
     training = [_scores(reader(train[0], quantile)[1], train[1])["accuracy"] for quantile in middles]
-    if jax.process_index() != 0:
+    if not run.paints:
         return
     # One number for each image, so that the error is that of other images.
     means = {name: np.mean([levels[q][name] for q in middles], axis=0) for name in levels[0.0]}
@@ -149,7 +130,7 @@ def evaluate(session: Session) -> None:
         },
         "seconds": {"read": time.monotonic() - begun},
     }
-    write_json(session.workdir / "evaluation.json", result)
+    run.write_json("evaluation.json", result)
     print(
         f"accuracy over all noise levels {result['accuracy']:.1%} (training images: {result['training_accuracy']:.1%}),"
         f" at the least noise {result['by_noise_level'][0]['accuracy']:.1%}",
@@ -157,40 +138,11 @@ def evaluate(session: Session) -> None:
     )
 
 
-def report(session: Session) -> None:
-    """Writes report.html. Raises ConfigError, naming the file, where training, sampling or evaluation left nothing."""
-    config, workdir = session.config, session.workdir
-    records.require(workdir, "metrics.jsonl", "samples.png", "evaluation.json")
-    step, params = session.parameters
-    if jax.process_index() != 0:  # reading checkpoints takes all processes, the page one
-        return
-    rows = records.rows(workdir)
-    spent, scores = records.read(workdir, "timing.json"), records.read(workdir, "evaluation.json")
-    size, images = config.data.image_size, config.training.batch_size * step
-    content = classifier_report.ClassifierReport(
-        title=config.name,
-        summary=(
-            f"A classifier of noisy {config.data.name} images at {size}x{size} pixels, for the process "
-            f"{config.process.name}, trained for {step:,} steps on {images:,} images. It guides diffusion models of "
-            "this process: sampling.classifier names its work directory."
-        ),
-        command=session.command,
-        settings=config.to_dict(),
-        num_parameters=count_parameters(params),
-        parameter_overview=(workdir / "parameters.txt").read_text(encoding="utf-8"),
-        metrics=rows,
-        scores=scores,
-        timing={
-            "compile_training_seconds": spent.get("compile_seconds", 0.0),
-            "training_seconds": spent.get("train_seconds", 0.0),
-            "training_images_per_second": spent.get("images_per_second", 0.0),
-            "evaluation_seconds": scores["seconds"]["read"],
-        },
-        machine=machine(),
-        readings=workdir / "samples.png",
-        animation=workdir / "sampling.gif",
-    )
-    classifier_report.write_classifier_report(workdir / "report.html", content)
+def write_report(run: Run, basics: Mapping[str, Any]) -> None:
+    """Writes report.html, of the basics of every report."""
+    shared = {field.name for field in dataclasses.fields(classifier_report.ClassifierReport)} & basics.keys()
+    content = classifier_report.ClassifierReport(**{name: basics[name] for name in shared}, readings=basics["samples"])
+    classifier_report.write_classifier_report(run.workdir / "report.html", content)
 
 
 def _shown(
