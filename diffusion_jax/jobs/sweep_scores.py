@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import tqdm
 
+from diffusion_jax.config import build
 from diffusion_jax.figures import score_curves
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.measure import Scorer
@@ -23,7 +24,8 @@ def sweep(session: Session) -> dict[str, Any] | None:
     Every way draws the same images 0, 1, ... from the same noise. Raises ConfigError for a way that cannot be, before
     anything is computed.
     """
-    ways = [session.drawn_by(config) for config in session.method.ways(session)]
+    with build.section("evaluation"):
+        ways = [session.drawn_by(config) for config in session.method.ways(session)]
     if not ways:
         return None
     scorer = Scorer(session)
