@@ -21,6 +21,7 @@ from diffusion_jax.hub import (
     edm2,
     flux,
     mmdit,
+    mmdit_controlnet,
     openai_classifier,
     openai_unet,
     single_file,
@@ -39,6 +40,7 @@ FORMATS: tuple[Format, ...] = (
     unet2d.FORMAT,
     dit.FORMAT,
     dit.ORIGINAL_FORMAT,
+    mmdit_controlnet.FORMAT,  # before the transformer, which its class extends
     mmdit.FORMAT,
     flux.FORMAT,
     edm.FORMAT,

@@ -14,7 +14,7 @@ ACTIVATIONS = (*layers.ACTIVATIONS, "swish")
 # modules that stand in a list there; other trailing numbers (linear_1) belong to the name
 LISTS = (
     "down_blocks|up_blocks|resnets|attentions|downsamplers|upsamplers|to_out|transformer_blocks|net|blocks"
-    "|controlnet_down_blocks|single_transformer_blocks"
+    "|controlnet_down_blocks|controlnet_blocks|single_transformer_blocks"
 )
 INDEXED = re.compile(rf"^({LISTS})_(\d+)$")
 # names of the attention layers before diffusers 0.12

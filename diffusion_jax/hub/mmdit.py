@@ -4,7 +4,7 @@ The file also holds the table of positions. Where it is the one of the formula, 
 it; any other is kept as a parameter.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from diffusion_jax.models.mmdit import MMDiT, position_table
 
 CLASS = "SD3Transformer2DModel"
 POSITIONS = "pos_embed.pos_embed"
-STORED = "stored_positions"  # what `complete` adds to the config
+STORED = "stored_positions"  # what `completed` adds to the config
 # SD3Transformer2DModel's own defaults
 DEFAULTS: dict[str, Any] = {
     "sample_size": 128,
@@ -40,35 +40,43 @@ DEFAULTS: dict[str, Any] = {
 def build(config: Config, dtype: DTypeLike) -> MMDiT:
     c = DEFAULTS | dict(config)
     diffusers.check_covered(CLASS, c, {"qk_norm": (None, "rms_norm")})
+    return MMDiT(dtype=dtype, **fields(CLASS, c))
+
+
+def fields(class_name: str, c: Config) -> dict[str, Any]:
+    """The fields that the transformer and its ControlNet have in common."""
     width = c["num_attention_heads"] * c["attention_head_dim"]
     if c["caption_projection_dim"] != width:
-        raise diffusers.not_covered(CLASS, "caption_projection_dim", c["caption_projection_dim"], f"{width}")
-    return MMDiT(
-        out_channels=c["in_channels"] if c["out_channels"] is None else c["out_channels"],
-        patch_size=c["patch_size"],
-        depth=c["num_layers"],
-        num_heads=c["num_attention_heads"],
-        head_width=c["attention_head_dim"],
-        qk_norm=c["qk_norm"] is not None,
-        dual_attention=tuple(c["dual_attention_layers"]),
-        sample_size=c["sample_size"],
-        position_grid=c["pos_embed_max_size"],
-        stored_positions=c.get(STORED, False),
-        dtype=dtype,
-    )
+        raise diffusers.not_covered(class_name, "caption_projection_dim", c["caption_projection_dim"], f"{width}")
+    return {
+        "out_channels": c["in_channels"] if c["out_channels"] is None else c["out_channels"],
+        "patch_size": c["patch_size"],
+        "depth": c["num_layers"],
+        "num_heads": c["num_attention_heads"],
+        "head_width": c["attention_head_dim"],
+        "qk_norm": c["qk_norm"] is not None,
+        "dual_attention": tuple(c["dual_attention_layers"]),
+        "sample_size": c["sample_size"],
+        "position_grid": c["pos_embed_max_size"],
+        "stored_positions": c.get(STORED, False),
+    }
 
 
-def complete(config: Config, tensors: Mapping[str, np.ndarray]) -> Config:
-    """Adds whether the file's positions are its own."""
-    stored = tensors.get(POSITIONS)
-    if stored is None:
-        return config
-    model = build(config, "float32")
-    if stored.shape != _formula(model).shape:  # it does not fit, which the list of tensors will say
-        return config
-    difference = np.abs(stored.astype(np.float32) - position_table(model)[None]).max()
-    # half-precision files hold the same numbers to their own rounding
-    return {**config, STORED: not difference < (1e-4 if stored.dtype == np.float32 else 5e-3)}
+def completed(build: Callable[[Config, DTypeLike], MMDiT]) -> Callable[[Config, Mapping[str, np.ndarray]], Config]:
+    """A function that adds to a config whether the file's positions are its own."""
+
+    def complete(config: Config, tensors: Mapping[str, np.ndarray]) -> Config:
+        stored = tensors.get(POSITIONS)
+        if stored is None:
+            return config
+        model = build(config, "float32")
+        if stored.shape != _formula(model).shape:  # it does not fit, which the list of tensors will say
+            return config
+        difference = np.abs(stored.astype(np.float32) - position_table(model)[None]).max()
+        # half-precision files hold the same numbers to their own rounding
+        return {**config, STORED: not difference < (1e-4 if stored.dtype == np.float32 else 5e-3)}
+
+    return complete
 
 
 def describe(model: MMDiT, shapes: Shapes) -> dict[str, Any]:
@@ -132,6 +140,6 @@ FORMAT = Format(
     describe=describe,
     inputs=inputs,
     tensors=tensors,
-    complete=complete,
+    complete=completed(build),
     defaults=DEFAULTS,
 )

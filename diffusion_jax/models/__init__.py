@@ -9,6 +9,7 @@ from diffusion_jax.models.edm_unet import EDMUNet
 from diffusion_jax.models.encoder_decoder import EncoderDecoder
 from diffusion_jax.models.flux import FluxTransformer
 from diffusion_jax.models.mmdit import MMDiT
+from diffusion_jax.models.mmdit_controlnet import MMDiTControlNet
 from diffusion_jax.models.registry import MODELS
 from diffusion_jax.models.segnet import SegNet
 from diffusion_jax.models.tiny_autoencoder import AutoencoderTiny
@@ -28,6 +29,7 @@ __all__ = [
     "EncoderDecoder",
     "FluxTransformer",
     "MMDiT",
+    "MMDiTControlNet",
     "SegNet",
     "UNet",
     "UNetClassifier",

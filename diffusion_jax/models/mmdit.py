@@ -6,6 +6,9 @@ SD 3.5 large       38          38   yes       none
 SD 3.5 medium      24          24   yes       blocks 0 to 12
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,6 +59,7 @@ class MMDiT(nn.Module):
         timestep: jax.Array,
         encoder_hidden_states: jax.Array,
         pooled_projections: jax.Array,
+        block_controlnet_hidden_states: Sequence[jax.Array] | None = None,
     ) -> jax.Array:
         """The velocity [B, H, W, out_channels], float32.
 
@@ -64,6 +68,8 @@ class MMDiT(nn.Module):
           timestep: scalar or [B], the flow's time times 1000: 1000 is noise.
           encoder_hidden_states: features of the text [B, tokens, D].
           pooled_projections: the pooled text [B, P].
+          block_controlnet_hidden_states: of a ControlNet, residuals [B, patches, width] that are shared out evenly and
+            added behind every block but the last.
 
         Raises:
           ValueError: fields or shapes that cannot work together.
@@ -78,12 +84,16 @@ class MMDiT(nn.Module):
         condition = TimeTextEmbedding(o, name="time_text_embed")(time, pooled_projections)
         context = o.dense(o.width, "context_embedder")(encoder_hidden_states)
 
+        which, add = None, _unchanged
+        if block_controlnet_hidden_states is not None:
+            which, add = _residual_adder(block_controlnet_hidden_states, self.depth)
         h, context = apply_layers(
             JointBlock,
             [(o, i in self.dual_attention, i == self.depth - 1) for i in range(self.depth)],
             "transformer_blocks",
-            lambda block, streams, _: block(*streams, condition),
+            lambda block, streams, control: add(block(*streams, condition), control),
             (h, context),
+            which,
             scan=self.scan_layers,
             remat=self.remat,
         )
@@ -127,6 +137,32 @@ class MMDiT(nn.Module):
                     f"latents of {height}x{width}: the sides must be multiples of patch_size={self.patch_size}, up to"
                     f" {self.patch_size * self.position_grid}"
                 )
+
+
+Streams = tuple[jax.Array, jax.Array]
+
+
+def _unchanged(streams: Streams, control: Any) -> Streams:
+    return streams
+
+
+def _residual_adder(residuals: Sequence[jax.Array], depth: int) -> tuple[Any, Callable[[Streams, Any], Streams]]:
+    """For each block, which residual it takes and whether it does, and the function that adds it to the image."""
+    if not 1 <= len(residuals) <= depth:
+        raise ValueError(
+            f"block_controlnet_hidden_states holds {len(residuals)} arrays; this network takes 1 to {depth}"
+        )
+    interval, stacked = depth / len(residuals), jnp.stack(list(residuals))
+    taken = np.array([int(i / interval) for i in range(depth)])
+    factor = np.ones(depth, np.float32)
+    factor[-1] = 0  # what leaves the last block is the prediction
+
+    def add(streams: Streams, control: tuple[jax.Array, jax.Array]) -> Streams:
+        index, weight = control
+        h, context = streams
+        return h + (weight * stacked[index]).astype(h.dtype), context
+
+    return (jnp.asarray(taken), jnp.asarray(factor)), add
 
 
 def position_table(model: MMDiT) -> np.ndarray:

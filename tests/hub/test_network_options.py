@@ -14,7 +14,10 @@ from diffusion_jax.models.unet import UNet
 from tests import golden
 from tests.hub.folders import assert_close, assert_round_trip, write
 
-NAMES = ("unet2d-fourier", "unet2d-options", "unet-guided-embedding", "unet-class-projection", "controlnet-pooled")
+NAMES = (
+    "unet2d-fourier", "unet2d-options", "unet-guided-embedding", "unet-class-projection", "controlnet-pooled",
+    "mmdit-controlnet/controlnet",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -31,7 +34,7 @@ def test_output_is_diffusers(name, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_round_trip_is_bit_identical(name, tmp_path):
-    assert_round_trip(name, tmp_path)
+    assert_round_trip(name, tmp_path, ignored=("pos_embed.pos_embed",))
 
 
 def test_guidance_embedding_is_that_of_latent_consistency_models():
@@ -51,9 +54,25 @@ def test_a_guidance_scale_for_a_network_without_is_refused(tmp_path):
         model.apply({"params": params}, **given)
 
 
+@pytest.mark.parametrize("scan", [False, True])
+def test_the_transformer_takes_the_residuals_of_its_controlnet(scan, tmp_path):
+    """Three blocks, two residuals: the first goes to blocks 0 and 1, the second to none, as block 2 is the last."""
+    model, params = hub.load(write("mmdit-controlnet/transformer", tmp_path))
+    recorded, control = golden.load("mmdit-controlnet/transformer"), golden.load("mmdit-controlnet/controlnet")
+    expected = recorded.pop("out")
+    model, params = hub.scanned(model, params) if scan else (model, params)
+    residuals = [control["out_0"], control["out_1"]]
+    apply = jax.jit(lambda p, x, r: model.apply({"params": p}, **x, block_controlnet_hidden_states=r))
+    assert_close(apply(params, recorded, residuals), expected)
+    with pytest.raises(ValueError, match="block_controlnet_hidden_states holds 4 arrays; this network takes 1 to 3"):
+        apply(params, recorded, residuals * 2)
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
+        ("mmdit-controlnet/controlnet", {"use_pos_embed": False}, "SD3ControlNetModel with use_pos_embed=False is not"),
+        ("mmdit-controlnet/controlnet", {"joint_attention_dim": None}, "joint_attention_dim=None is not covered"),
         ("unet2d-options", {"act_fn": "tanh"}, "act_fn='tanh' is not covered; it could be 'silu' or 'gelu'"),
         ("unet2d-options", {"time_embedding_type": "learned"}, "it could be 'positional' or 'fourier'"),
         ("unet2d-options", {"mid_block_scale_factor": 0}, "mid_scale=0: it must be a positive number"),
