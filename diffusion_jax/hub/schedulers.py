@@ -30,10 +30,11 @@ from diffusion_jax.diffusion.samplers.lms import lms_on
 from diffusion_jax.diffusion.samplers.pndm import ipndm_on
 from diffusion_jax.diffusion.samplers.unipc import unipc_on
 from diffusion_jax.hub import scheduler_points as points
-from diffusion_jax.hub.files import read_object
+from diffusion_jax.hub.files import LONGEST, read_object
 from diffusion_jax.hub.lcm import lcm
 from diffusion_jax.hub.pndm import pndm
 from diffusion_jax.hub.scheduler_options import Options
+from diffusion_jax.readers import one_line
 
 
 def load_sampler(
@@ -57,19 +58,24 @@ def load_sampler(
     """
     config = source if isinstance(source, Mapping) else read_config(Path(source))
     name = config.get("_class_name")
-    if name not in _SCHEDULERS:
+    if not isinstance(name, str) or name not in _SCHEDULERS:
         known = [one.removesuffix("Scheduler") for one in _SCHEDULERS if "Parallel" not in one]
-        raise ValueError(f"scheduler {name!r} is not supported; there are {', '.join(known)}")
+        raise ValueError(f"scheduler {name!r:.60} is not supported; there are {', '.join(known)}")
     if eta and name not in _WITH_ETA:
         raise ValueError(f"{name} has no eta")
     if num_steps < 1:
         raise ValueError(f"num_steps is {num_steps}; it must be 1 or more")
     if not 0 <= first_step < num_steps:
         raise ValueError(f"first_step is {first_step}; it can be 0 to {num_steps - 1}")
-    options = Options(config, first_step, mu)
-    if name in _WITH_ETA:
-        return _ddim(options, num_steps, eta).after(first_step)
-    return _SCHEDULERS[name](options, num_steps)
+    try:
+        options = Options(config, first_step, mu)
+        if name in _WITH_ETA:
+            return _ddim(options, num_steps, eta).after(first_step)
+        return _SCHEDULERS[name](options, num_steps)
+    except ValueError as error:
+        raise ValueError(one_line(error, LONGEST)) from None
+    except Exception as error:  # options of any type and size arrive at NumPy
+        raise ValueError(f"{name}: options that cannot be ({type(error).__name__}: {one_line(error)})") from None
 
 
 def read_config(path: Path) -> Mapping[str, Any]:

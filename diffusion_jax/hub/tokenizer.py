@@ -15,6 +15,7 @@ from diffusion_jax.hub import clip_vocabulary
 from diffusion_jax.hub.clip_vocabulary import END, START
 from diffusion_jax.hub.files import CheckpointError, read_object
 from diffusion_jax.pipelines import emphasis
+from diffusion_jax.readers import decoding
 
 # CLIP's words: contractions, letters, single digits, other signs (Radford et al. 2021, released code)
 CLIP_WORDS = (
@@ -172,7 +173,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     directory = Path(directory)
     library = _library(str(directory))
     settings = _settings(directory)
-    try:
+    with decoding(directory, "tokeniser", CheckpointError):
         if (directory / "tokenizer.json").is_file():
             backend = library.Tokenizer.from_file(str(directory / "tokenizer.json"))
         elif (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
@@ -186,13 +187,9 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
             if (directory / "spiece.model").is_file():
                 needed = "tokenizer.json; transformers writes it from spiece.model"
             raise CheckpointError(f"{directory}: no tokeniser files; it must hold {needed}")
-    except CheckpointError:
-        raise
-    except Exception as error:  # the library raises Exception itself
-        raise CheckpointError(f"{directory}: unreadable tokeniser ({' '.join(str(error).split())[:200]})") from None
-    backend.no_padding()
-    backend.no_truncation()
-    return _finish(backend, settings)
+        backend.no_padding()
+        backend.no_truncation()
+        return _finish(backend, settings)
 
 
 def clip_tokenizer(pad: str) -> Tokenizer:

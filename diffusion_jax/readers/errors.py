@@ -32,7 +32,10 @@ def decoding(path: str | os.PathLike[str] | None, what: str, raising: type[Value
         raise raising(f"{where}no such file") from None
     except OSError as error:
         raise raising(f"{where}cannot be read ({reason(error)})") from None
-    except Exception as error:
+    except BaseException as error:
+        # the panics of Rust's extensions are no Exceptions, and are told apart by their name only
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise raising(f"{where}is no readable {what} ({reason(error)})") from None
 
 

@@ -103,7 +103,7 @@ def test_missing_files_are_refused(missing, folder, tmp_path):
 
 def test_a_broken_file_is_one_line(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(CheckpointError, match="unreadable tokeniser") as caught:
+    with pytest.raises(CheckpointError, match="is no readable tokeniser") as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
 
