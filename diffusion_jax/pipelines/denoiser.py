@@ -52,7 +52,8 @@ class Denoiser:
           control_rule: [controls, 3], of each the factor on its residuals and the share of the steps at which it
             begins and ends.
           x: the scaled state [B, h, w, C]; t: scalar.
-          conditions: the text's; also ``control`` (images in [0, 1]) and ``extra`` (channels beside x), if any.
+          conditions: the text's; also ``control`` (images in [0, 1]), ``extra`` (channels beside x) and
+            ``timestep_cond`` (the embedded guidance scale), if any.
         """
         arguments = self._arguments(params, sampler, control_rule, x, t, conditions)
         return self.network.apply({"params": params["network"]}, **arguments)  # pyright: ignore[reportReturnType]
@@ -82,6 +83,8 @@ class Denoiser:
         if self.family == "sdxl":
             told["added_cond_kwargs"] = {name: conditions[name] for name in ("text_embeds", "time_ids")}
         residuals = self._residuals(params, sampler, control_rule, x, told, conditions.get("control", ()))
+        if "timestep_cond" in conditions:  # of the network alone
+            residuals["timestep_cond"] = conditions["timestep_cond"]
         extra = conditions.get("extra")
         return {"sample": x if extra is None else jnp.concatenate([x, extra], axis=-1), **told, **residuals}
 

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from diffusion_jax.diffusion import guidance, samplers
 from diffusion_jax.diffusion.samplers import Sampler
+from diffusion_jax.models.conditional_unet import guidance_embedding
 from diffusion_jax.pipelines import adapters, latents, text
 from diffusion_jax.pipelines.attention_maps import along
 from diffusion_jax.pipelines.denoiser import Control, Denoiser
@@ -120,6 +121,7 @@ class LatentDiffusion:
           negative_prompts: what to keep away from, one for all or one for each; used with guidance only.
           num_steps: of the sampler.
           guidance_scale: of classifier-free guidance (Ho and Salimans 2022, eq. 6); 1 and less is none, as there.
+            Latent consistency models are told it and are not guided besides.
           guidance_rescale: phi of Lin et al. 2024, eq. 16.
           latents: unit normal starts [B, h, w, C] instead of those of the key.
           key: one key, from which image i uses fold_in(key, i), or keys [B]; None is key(0).
@@ -184,7 +186,8 @@ class LatentDiffusion:
                 raise ValueError(f"latents have shape {latents.shape}; they must be {(batch, *latent_shape)}")
             arrays["latents"] = jnp.asarray(latents, jnp.float32)
         arrays["tokens"] = text.tokenize(self.encoders, prompts)
-        guided = guidance_scale > 1
+        # a network that is told the scale guides itself
+        guided = guidance_scale > 1 and self._told_channels is None
         no_negative = negative_prompts is None and self.zero_negative
         if guided and not no_negative:
             arrays["negative_tokens"] = text.tokenize(self.encoders, negatives)
@@ -359,6 +362,9 @@ class LatentDiffusion:
         encode = functools.partial(latents.encode, self.autoencoder, params["autoencoder"])
         known = encode(2 * arrays["image"] - 1) if plan.image else None
         extra = self._shared_conditions(plan, arrays, encode)
+        if self._told_channels is not None:
+            told = jnp.broadcast_to(settings["scale"] - 1, conditions[0]["encoder_hidden_states"].shape[:1])
+            extra["timestep_cond"] = guidance_embedding(told, self._told_channels)
         positive, negative = (None if one is None else {**one, **extra} for one in conditions)
         if "latents" in arrays:
             noise = arrays["latents"]
@@ -410,6 +416,11 @@ class LatentDiffusion:
             hidden = encode((2 * arrays["image"] - 1) * (1 - mask))
             extra["extra"] = jnp.concatenate([latent_mask(mask, self.factor), hidden], axis=-1)
         return extra
+
+    @property
+    def _told_channels(self) -> int | None:
+        """Width of the embedded guidance scale of networks that take it, those of latent consistency models."""
+        return getattr(self.network, "guidance_channels", None)
 
     # --- What is asked for. -------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from diffusion_jax.pipelines import latents
+from diffusion_jax.diffusion import samplers
+from diffusion_jax.pipelines import latents, text
 from tests.pipelines import tiny
 
 STEPS = {"num_steps": 4}
@@ -261,3 +262,31 @@ def test_arcs_between_latents_keep_their_length():
         latents.interpolate(np.stack([one, two]), np.stack([two, one]), 5)
     varied = np.asarray(latents.vary(one[None], jax.random.key(0), 0.1))
     assert 0.02 < np.abs(varied - one).mean() < 0.3
+
+
+def test_a_network_that_is_told_the_guidance_scale_is_called_once_with_it(pipe):
+    """As in diffusers: timestep_cond is the embedding of the scale less one, and there is no other guidance."""
+    network = pipe.network.clone(guidance_channels=6)
+    matrix = 20 * np.random.default_rng(5).standard_normal((6, 8)).astype(np.float32)
+    trunk = pipe.params["network"]
+    embedding = trunk["time_embedding"] | {"cond_proj": {"kernel": matrix}}
+    params = pipe.params | {"network": trunk | {"time_embedding": embedding}}
+    told = tiny.replace(pipe, network=network, params=params)
+    noise = np.random.default_rng(6).standard_normal((1, 8, 8, 12)).astype(np.float32)
+    given = {"latents": noise, "output": "latents", "num_steps": 4}
+    drawn = told("red cat", "blue", guidance_scale=4.0, **given)
+
+    sampler = pipe.schedule.sampler(4)
+    tokens = jax.tree.map(np.asarray, text.tokenize(pipe.encoders, ["red cat"]))
+    context = text.encode(pipe.encoders, pipe.options, params, tokens, 0)["encoder_hidden_states"]
+    half = 1000 * 3.0 * 10_000.0 ** (-np.arange(3) / 2)
+    cond = np.concatenate([np.sin(half), np.cos(half)])[None].astype(np.float32)
+
+    def predict(x, t):
+        return network.apply({"params": params["network"]}, x, t, context, timestep_cond=cond)
+
+    expected, _ = samplers.sample(
+        sampler, predict, sampler.init_noise_sigma * noise, jax.random.split(jax.random.key(0), 1)
+    )
+    np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert np.abs(told("red cat", guidance_scale=2.0, **given) - drawn).max() > 2e-3 * np.abs(drawn).max()
