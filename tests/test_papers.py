@@ -14,6 +14,7 @@ import pytest
 from diffusion_jax import config as experiment
 from diffusion_jax import main
 from diffusion_jax.config import build
+from diffusion_jax.diffusion import samplers
 from diffusion_jax.jobs import run
 from diffusion_jax.training import sharding
 from tests.models.networks import CONSTANTS
@@ -159,6 +160,29 @@ def test_the_whole_config_is_the_papers_network(name):
     assert f" {parameters} parameters" in module.__doc__.replace("\n", " ")
     if evaluations is not None:
         assert method.sampler.num_evaluations == evaluations
+
+
+@pytest.mark.parametrize("name", ["dit_imagenet256:s2", "sit_imagenet256:s2", "edm2_imagenet512:xs"])
+def test_a_latent_of_two_and_a_half_survives_the_sampler(name):
+    """Latents have no limits; a network that is sure of one has to be believed."""
+    config = whole(name)
+    config.sampling.num_steps, wanted = 4, 2.5
+    model = build.model(config, build.of_classes(1000))
+    sampler, channels = model.sampler, config.data.channels
+    table = sampler.table
+
+    def predict(x, t):
+        """What the network has to give for the estimate to be `wanted` at the row with this time."""
+        row = jnp.argmin(jnp.abs(jnp.asarray(table.timestep) - t.ravel()[0]))
+        on_x, on_output = jnp.asarray(table.denoise)[row]
+        output = (wanted - on_x / jnp.asarray(table.input_scale)[row] * x) / on_output
+        return jnp.concatenate([output, jnp.zeros_like(output)], -1) if sampler.learned_variance else output
+
+    start = samplers.initial_noise(sampler, jax.random.split(jax.random.key(0), 2), (4, 4, channels))
+    drawn, _ = samplers.sample(sampler, predict, start, key=jax.random.split(jax.random.key(1), 2))
+    assert model.clip is None
+    # In the mean, as four steps of an SDE leave some noise; clipped it would be 1.
+    np.testing.assert_allclose(drawn.mean(), wanted, atol=0.3)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,6 +15,7 @@ from diffusion_jax.config import saved
 from diffusion_jax.config.experiment import Experiment
 from diffusion_jax.config.section import ConfigError, errors
 from diffusion_jax.data.sources import Split
+from diffusion_jax.diffusion.arrays import key_of_seed
 from diffusion_jax.methods.latents import Decoder
 from diffusion_jax.methods.method import Context, Method
 from diffusion_jax.methods.registry import METHODS
@@ -97,5 +98,5 @@ def posthoc_ema(config: Experiment) -> power_ema.PosthocEMA | None:
 def image_keys(config: Experiment, indices: jax.Array) -> jax.Array:
     """One PRNG key [N] for each image of a sampling run: a function of (seed, index) alone."""
     seed = config.seed if config.sampling.seed is None else config.sampling.seed
-    base = jax.random.fold_in(jax.random.key(seed), 0x5A)
+    base = jax.random.fold_in(key_of_seed(seed), 0x5A)
     return jax.vmap(jax.random.fold_in, (None, 0))(base, indices)

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 from diffusion_jax.config.experiment import Experiment
 from diffusion_jax.methods.registry import METHODS
-from diffusion_jax.methods.settings import LARGEST_SEED
 from diffusion_jax.options import Variants, check_choice, check_least, described, section
 from diffusion_jax.training import ema, loop, optimizer, power_ema, sharding
 
 DEFAULT_METHOD = "diffusion"
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
+# The training takes larger ones modulo 2^32, and would so repeat the run of a smaller one.
+LARGEST_SEED = 2**32 - 1
 
 
 @described(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from diffusion_jax.diffusion.arrays import check_seed
 from diffusion_jax.metrics import measure, protocols, quantisation
 from diffusion_jax.options import check_choice, check_least, described
 
 CHECKPOINTS = ("newest", "best")
-# jax.random.key would take a larger one modulo 2^32 and so repeat a smaller one's images.
-LARGEST_SEED = 2**32 - 1
 
 
 @described(
@@ -32,8 +31,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         check_least(1, num_images=self.num_images, batch_size=self.batch_size, num_frames=self.num_frames)
-        if self.seed is not None and not 0 <= self.seed <= LARGEST_SEED:
-            raise ValueError(f"seed is {self.seed}; it must be from 0 to {LARGEST_SEED}")
+        if self.seed is not None:
+            check_seed("seed", self.seed)
 
 
 @described(

@@ -203,7 +203,16 @@ def test_image_keys_are_functions_of_seed_and_index():
     more = jax.random.key_data(build.image_keys(config, jax.numpy.arange(8)))
     assert (some == more[jax.numpy.array([5, 2])]).all()
     config.seed = 1
+    other = jax.random.key_data(build.image_keys(config, jax.numpy.arange(8)))
+    assert (other != more).any()
+    config.sampling.seed = 0  # a trained run sampled with another seed than it was trained with
+    assert (jax.random.key_data(build.image_keys(config, jax.numpy.arange(8))) == more).all()
+    config.sampling.seed = 2**32  # not that of 0
+    experiment.check(config, 1)
     assert (jax.random.key_data(build.image_keys(config, jax.numpy.arange(8))) != more).any()
+    config.sampling.seed = 2**64
+    with pytest.raises(experiment.ConfigError, match=r"config.sampling.seed is .*from 0 to 2\^64 - 1"):
+        experiment.check(config, 1)
 
 
 EDM = {

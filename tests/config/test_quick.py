@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import digits
+from configs import digits, image_folder
 from diffusion_jax import config as experiment
 from diffusion_jax.config import build
 from diffusion_jax.methods.diffusion import building
@@ -33,6 +33,18 @@ def test_what_is_smaller_already_stays():
     assert (small.training.num_steps, small.sampling.num_steps, small.sampling.num_images) == (7, 2, 3)
     assert (small.model.width, small.data.image_size, small.data.channels) == (8, 8, 1)
     assert config.training.batch_size == 128  # the config that was given stays what it was
+
+
+def test_the_users_data_stay_and_what_the_command_line_sets():
+    config = image_folder.get_config()
+    set_fields = ["--config.quick", "--config.data.path=photos", "--config.training.num_steps=60"]
+    experiment.override(config, [*set_fields, "--config.data.image_size=16", "--config.name=mine"])
+    small = experiment.shrink(config)
+    assert (small.data.name, small.data.path, small.data.image_size) == ("image_folder", "photos", 16)
+    assert small.training.num_steps == 60 and small.training.log_every == 5 and small.name == "mine"
+    without = image_folder.get_config()
+    experiment.override(without, ["--config.quick"])
+    assert experiment.shrink(without).data.name == "digits"
 
 
 def test_a_quick_run_has_a_name_and_so_a_directory_of_its_own():
