@@ -90,7 +90,7 @@ def sampler(config: Config, chain: Process) -> samplers.Sampler | samplers.Adapt
 
 def _check_sampled(config: Config, chain: Process) -> None:
     """Some samplers are for chains and for what a network says of the noise there."""
-    if typing.get_type_hints(config.sampling.constructor)["process"] is not DiscreteProcess:
+    if typing.get_type_hints(config.sampling.constructor).get("process") is not DiscreteProcess:
         return
     name = config.sampling.name
     if not isinstance(chain, DiscreteProcess):
