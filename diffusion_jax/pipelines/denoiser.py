@@ -23,6 +23,11 @@ class Control:
     name: str
     model: nn.Module
 
+    @property
+    def of_the_prompt(self) -> bool:
+        """Whether it acts on the prompt alone, not on the negative one: one does that pools its residuals."""
+        return getattr(self.model, "global_pool", False)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Denoiser:
@@ -52,8 +57,8 @@ class Denoiser:
           control_rule: [controls, 3], of each the factor on its residuals and the share of the steps at which it
             begins and ends.
           x: the scaled state [B, h, w, C]; t: scalar.
-          conditions: the text's; also ``control`` (images in [0, 1]), ``extra`` (channels beside x) and
-            ``timestep_cond`` (the embedded guidance scale), if any.
+          conditions: the text's; also ``control`` (images in [0, 1]), ``extra`` (channels beside x), ``timestep_cond``
+            (the embedded guidance scale) and ``prompted`` ([B], 1 for prompts and 0 for negative ones), if any.
         """
         arguments = self._arguments(params, sampler, control_rule, x, t, conditions)
         return self.network.apply({"params": params["network"]}, **arguments)  # pyright: ignore[reportReturnType]
@@ -82,7 +87,8 @@ class Denoiser:
         told: dict[str, Any] = {"timestep": t, "encoder_hidden_states": context}
         if self.family == "sdxl":
             told["added_cond_kwargs"] = {name: conditions[name] for name in ("text_embeds", "time_ids")}
-        residuals = self._residuals(params, sampler, control_rule, x, told, conditions.get("control", ()))
+        images, prompted = conditions.get("control", ()), conditions.get("prompted")
+        residuals = self._residuals(params, sampler, control_rule, x, told, images, prompted)
         if "timestep_cond" in conditions:  # of the network alone
             residuals["timestep_cond"] = conditions["timestep_cond"]
         extra = conditions.get("extra")
@@ -96,6 +102,7 @@ class Denoiser:
         x: jax.Array,
         told: Mapping[str, Any],
         images: Any,
+        prompted: jax.Array | None,
     ) -> dict[str, Any]:
         if not self.controls:
             return {}
@@ -110,6 +117,8 @@ class Denoiser:
                 conditioning_scale=jnp.where(active, scale, 0.0),
                 **told,
             )
+            if prompted is not None and control.of_the_prompt:
+                residuals = jax.tree.map(lambda residual: residual * prompted[:, None, None, None], residuals)
             total = residuals if total is None else jax.tree.map(jnp.add, total, residuals)
         down, middle = total
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}

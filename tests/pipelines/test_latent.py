@@ -9,6 +9,7 @@ from jax.sharding import AxisType
 
 from diffusion_jax.diffusion import samplers
 from diffusion_jax.pipelines import latents, text
+from diffusion_jax.pipelines.denoiser import Control
 from tests.pipelines import tiny
 
 STEPS = {"num_steps": 4}
@@ -290,3 +291,23 @@ def test_a_network_that_is_told_the_guidance_scale_is_called_once_with_it(pipe):
     )
     np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     assert np.abs(told("red cat", guidance_scale=2.0, **given) - drawn).max() > 2e-3 * np.abs(drawn).max()
+
+
+def test_a_controlnet_that_pools_acts_on_the_prompt_alone():
+    """As in diffusers (global_pool_conditions): under guidance its residuals are zero for the negative prompt."""
+    pipe = tiny.pipeline(controls=1)
+    (control,) = pipe.controls
+    pooled = tiny.replace(pipe, controls=(Control(control.name, control.model.clone(global_pool=True)),))
+    hint = np.random.default_rng(8).uniform(size=(tiny.SIZE, tiny.SIZE, 3)).astype(np.float32)
+    noise = np.random.default_rng(6).standard_normal((1, 8, 8, 12)).astype(np.float32)
+    given = {"latents": noise, "output": "latents", "num_steps": 1}
+
+    def draw(which, scale, prompt, **more):
+        return which(prompt, "", guidance_scale=scale, **given, **({"control_images": [hint]} | more))
+
+    drawn = draw(pooled, 3.0, "red cat")
+    # one step of DDIM is linear in the prediction: the guided latent is 3 times the prompt's less 2 times the other
+    prompt = draw(pooled, 1.0, "red cat")
+    other = draw(pipe, 1.0, "", control_scale=[0.0])
+    np.testing.assert_allclose(drawn, 3 * prompt - 2 * other, rtol=0, atol=1e-5 * np.abs(drawn).max())
+    assert np.abs(prompt - draw(pooled, 1.0, "red cat", control_scale=[0.0])).max() > 1e-4
