@@ -365,7 +365,8 @@ class LatentDiffusion:
         if self._told_channels is not None:
             told = jnp.broadcast_to(settings["scale"] - 1, conditions[0]["encoder_hidden_states"].shape[:1])
             extra["timestep_cond"] = guidance_embedding(told, self._told_channels)
-        positive, negative = (None if one is None else {**one, **extra} for one in conditions)
+        positive = {**conditions[0], **extra}
+        negative = None if conditions[1] is None else {**conditions[1], **extra}
         if negative is not None and any(control.of_the_prompt for control in self.controls):
             ones = jnp.ones(positive["encoder_hidden_states"].shape[0])
             positive["prompted"], negative["prompted"] = ones, 0 * ones
