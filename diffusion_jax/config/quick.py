@@ -13,6 +13,7 @@ from typing import Any
 
 from diffusion_jax.config.build import method_of
 from diffusion_jax.config.experiment import Experiment
+from diffusion_jax.data.sources import LATENT_SOURCES
 
 SUFFIX = "_quick"
 NUM_STEPS = 20
@@ -103,7 +104,8 @@ def _shrink_network(config: Experiment) -> None:
         if "num_res_blocks" in model:
             model.channel_mults = mults
         size = max(size, 2 ** (len(mults) - 1))
-    size = min(size, before)
+    stored = config.data.path is not None and config.data.name in LATENT_SOURCES  # at the size that they have
+    size = before if stored else min(size, before)
     if "attention_resolutions" in model:
         given: Sequence[int] = model.attention_resolutions
         # With two levels of many: at the upper one if it was there, at the lower one if it was at any below.

@@ -54,7 +54,6 @@ class Evaluation:
 @described(
     num_images="images that are generated for the scores",
     classifier_steps="updates of the small classifier that scores use; None: as suits the size of the data",
-    num_likelihood_images="test images whose bits per dimension are estimated",
     every="steps between scores of the moving average in training; 0: none are taken",
     scored_images="images that are generated for each of those scores",
     metrics="the scores: fid, kid, prc (precision and recall), dc, is, ... as in ./launch/local.sh metrics",
@@ -73,7 +72,6 @@ class ImageEvaluation(Evaluation):
 
     num_images: int = 1000
     classifier_steps: int | None = None
-    num_likelihood_images: int = 0
     every: int = 0
     scored_images: int = 512
     metrics: tuple[str, ...] = ("fid",)
@@ -92,7 +90,7 @@ class ImageEvaluation(Evaluation):
         check_least(2, num_images=self.num_images, scored_images=self.scored_images)
         check_least(2, reference_images=self.reference_images)
         check_least(1, classifier_steps=self.classifier_steps)
-        check_least(0, num_likelihood_images=self.num_likelihood_images, every=self.every, patience=self.patience)
+        check_least(0, every=self.every, patience=self.patience)
         if not self.metrics:
             raise ValueError(f"metrics is empty; it can hold {', '.join(measure.METRICS)}")
         if self.features is not None or self.every:
@@ -118,3 +116,15 @@ class ImageEvaluation(Evaluation):
                 f"quantisation is 'none', which is of Inception's features, but features is {self.features!r}; set it "
                 "to 'half_up' or 'floor'"
             )
+
+
+@described(num_likelihood_images="test images whose bits per dimension are estimated; 0: none are")
+@dataclasses.dataclass(frozen=True)
+class LikelihoodEvaluation(ImageEvaluation):
+    """Of models that can also say how likely an image is."""
+
+    num_likelihood_images: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(0, num_likelihood_images=self.num_likelihood_images)

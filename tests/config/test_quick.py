@@ -3,6 +3,7 @@
 import pytest
 
 from configs import digits, image_folder
+from configs.papers import dit_imagenet256, edm2_imagenet512
 from diffusion_jax import config as experiment
 from diffusion_jax.config import build
 from diffusion_jax.methods.diffusion import building
@@ -45,6 +46,17 @@ def test_the_users_data_stay_and_what_the_command_line_sets():
     without = image_folder.get_config()
     experiment.override(without, ["--config.quick"])
     assert experiment.shrink(without).data.name == "digits"
+
+
+def test_stored_latents_keep_their_size():
+    for papers in (dit_imagenet256, edm2_imagenet512):
+        config = papers.get_config()
+        size = config.data.image_size
+        experiment.override(config, ["--config.quick", "--config.data.path=latents"])
+        small = experiment.shrink(config)
+        assert (small.data.name, small.data.path, small.data.image_size) == ("latents", "latents", size)
+        assert small.latents.std == config.latents.std
+        building.network(small, num_classes=10)  # refuses fields and images that do not fit
 
 
 def test_a_quick_run_has_a_name_and_so_a_directory_of_its_own():

@@ -14,7 +14,7 @@ from diffusion_jax.diffusion.time_sampler import TIME_SAMPLERS
 from diffusion_jax.diffusion.weighting import WEIGHTINGS
 from diffusion_jax.methods.augmentation import Augmentation
 from diffusion_jax.methods.diffusion.guiding import Guidance
-from diffusion_jax.methods.settings import ImageEvaluation, Sampling
+from diffusion_jax.methods.settings import LikelihoodEvaluation, Sampling
 from diffusion_jax.models.registry import MODELS
 from diffusion_jax.options import Variants, check_choice, check_least, described, section
 
@@ -105,7 +105,7 @@ class DiffusionSampling(Sampling):
     sweep_guidance="guidance scales that evaluate also scores each of them with, such as 1,1.5,2",
 )
 @dataclasses.dataclass(frozen=True)
-class DiffusionEvaluation(ImageEvaluation):
+class DiffusionEvaluation(LikelihoodEvaluation):
     """The fields of config.evaluation."""
 
     sweep_samplers: tuple[str, ...] = ()
