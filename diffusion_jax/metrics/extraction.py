@@ -12,10 +12,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from diffusion_jax.metrics import devices, streaming
-from diffusion_jax.metrics.features.extractor import Apply, Extractor
+from diffusion_jax.metrics.features.extractor import Apply, Extractor, Fit
 from diffusion_jax.metrics.image_sets import Item
 
 BATCH_SIZE = 64
+# Sizes of images for which a program is compiled.
+OWN_PROGRAMS = 2
 
 
 class Extraction:
@@ -50,15 +52,13 @@ class Extraction:
         self._count = 0
         self.split, whole = NamedSharding(self.mesh, P(self.mesh.axis_names)), NamedSharding(self.mesh, P())
         self._params = devices.on_every_device(self.mesh, extractor.params)
-        self._step = functools.partial(
-            _step, apply=extractor.apply, moments_of=self.moments_of, keep=self.keep, split=self.split, whole=whole
-        )
+        self._step = functools.partial(_step, moments_of=self.moments_of, keep=self.keep, split=self.split, whole=whole)
 
     def add(self, images: np.ndarray | jax.Array, indices: np.ndarray | None = None, size: int | None = None) -> None:
         """Adds uint8 images [n, H, W, C] with their places in the order (by default the next ones).
 
-        Every process of the mesh gives the same. Arrays of the host are filled up to `size` images, or to what the
-        devices can share, so that few shapes compile.
+        float32 ones have been through the extractor's `fit`. Every process of the mesh gives the same. Arrays of the
+        host are filled up to `size` images, or to what the devices can share, so that few shapes compile.
         """
         count = len(images)
         size = devices.rounded_up(max(count, size or 0), self.mesh)
@@ -70,6 +70,11 @@ class Extraction:
         """Adds the first `count` of uint8 images [B, H, W, C] that lie on the mesh, on every host alike."""
         mask = devices.split_rows(self.mesh, np.arange(len(images)) < count)
         self._add(images, mask, np.arange(count) + self.count)
+
+    @property
+    def fit(self) -> Fit | None:
+        """The extractor's."""
+        return self._extractor.fit
 
     @property
     def count(self) -> int:
@@ -88,12 +93,14 @@ class Extraction:
         return np.concatenate(self._rows[name])[order]
 
     def _add(self, batch: jax.Array, mask: jax.Array, indices: np.ndarray) -> None:
+        is_fitted = batch.dtype == np.float32 and self._extractor.apply_fitted is not None
+        apply: Any = self._extractor.apply_fitted if is_fitted else self._extractor.apply
         if not self._shards:
-            outputs = jax.eval_shape(self._extractor.apply, self._params, _three_channels(batch))
+            outputs = jax.eval_shape(apply, self._params, _three_channels(batch))
             self._shards = {
                 name: streaming.empty_shards(outputs[name].shape[-1], self.mesh) for name in self.moments_of
             }
-        self._shards, kept = self._step(self._params, self._shards, batch, mask)
+        self._shards, kept = self._step(self._params, self._shards, batch, mask, apply=apply)
         self._count += len(indices)
         is_kept = slice(None) if self._kept_places is None else self._kept_places[indices]
         self._kept.append(indices[is_kept])
@@ -139,6 +146,9 @@ def extract(
 ) -> Reading:
     """Adds all images of a set; those of one size go through the network together, whatever lies between them.
 
+    Each of the first sizes has a program of its own; images of further ones are brought to the network's size on the
+    host, where the extractor can say how, since a program a size takes longer to compile than to run.
+
     Unreadable images are collected. Unless `skip_bad`, the first of them ends the extraction, and the rest of the set
     is only read, to find the others.
     """
@@ -155,16 +165,27 @@ def extract(
                 if skip_bad or not unreadable:
                     yield item.image
 
-    for indices, images in batches_by_size(readable(), batch_size):
+    for indices, images in batches_by_size(readable(), batch_size, extraction.fit):
         if skip_bad or not unreadable:
             extraction.add(images, indices, batch_size)
     return Reading(sizes, unreadable)
 
 
-def batches_by_size(images: Iterable[np.ndarray], batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(indices [n], images [n, H, W, C]) of up to `batch_size` images of one shape."""
+def batches_by_size(
+    images: Iterable[np.ndarray], batch_size: int, fit: Fit | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(indices [n], images [n, H, W, C]) of up to `batch_size` images of one shape.
+
+    fit: what images of further shapes than OWN_PROGRAMS become, float32 of one size; None leaves them as they are.
+    """
     pending: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+    own: set[tuple[int, ...]] = set()
     for index, image in enumerate(images):
+        if image.shape not in own:
+            if fit is None or len(own) < OWN_PROGRAMS:
+                own.add(image.shape)
+            else:
+                image = fit(np.repeat(image[None], 3 // image.shape[-1], axis=-1))[0]
         group = pending.setdefault(image.shape, [])
         group.append((index, image))
         if len(group) == batch_size:

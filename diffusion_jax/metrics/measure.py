@@ -109,8 +109,8 @@ def refuse_moments(metrics: Iterable[str]) -> None:
     for metric in metrics:
         if metric in _NEED_REFERENCE_ROWS:
             raise ValueError(
-                f"metric {metric!r} compares image with image, and --reference holds moments: give images, or take "
-                "metric 'fid'"
+                f"metric {metric!r} compares image with image: --reference must hold images, and it holds moments; "
+                "metric 'fid' needs no more"
             )
 
 

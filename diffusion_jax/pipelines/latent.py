@@ -46,6 +46,9 @@ Changes = tuple[Sequence[adapters.Adapter], jax.Array]  # low-rank changes and t
 class Schedule(Protocol):
     """See :class:`diffusion_jax.hub.schedule.Schedule`."""
 
+    @property
+    def solver(self) -> str: ...
+
     def sampler(self, num_steps: int, first_step: int = 0, tokens: int | None = None) -> Sampler: ...
 
     def first_step(self, num_steps: int, strength: float) -> int: ...

@@ -8,6 +8,8 @@ import pytest
 from diffusion_jax import metrics
 from diffusion_jax.metrics import extraction as extracting
 from diffusion_jax.metrics.extraction import Extraction, batches_by_size, extract
+from diffusion_jax.metrics.features import resize as resizing
+from diffusion_jax.metrics.features.extractor import Extractor
 from diffusion_jax.metrics.image_sets import Item
 from tests.metrics import toy
 
@@ -38,6 +40,35 @@ def test_rows_keep_their_order_and_moments_count_everything(batch_size):
     np.testing.assert_allclose(mean, expected_mean, atol=1e-11)
     np.testing.assert_allclose(covariance, expected_covariance, atol=1e-11)
     np.testing.assert_allclose(extraction.moments("spatial")[0], (rows[:, :4].astype(float) ** 2).mean(0), atol=1e-7)
+
+
+def test_many_sizes_take_few_programs(monkeypatch):
+    """Images beyond the first sizes are resized on the host, and have the features that the device gives them."""
+
+    def fit(images):
+        return resizing.resize(images, 8, 8, resizing.BILINEAR)
+
+    def apply_fitted(params, x):
+        return {"features": jnp.tanh(x.reshape(len(x), -1)[:, : toy.DIM] / 255 * params)}
+
+    extractor = Extractor(
+        "fits", lambda params, x: apply_fitted(params, fit(x)), jnp.float32(2), toy.DIM, "", {}, None, fit, apply_fitted
+    )
+    shapes = []
+    original = extracting._step
+
+    def counted(params, shards, images, *others, **options):
+        shapes.append(images.shape)
+        return original(params, shards, images, *others, **options)
+
+    monkeypatch.setattr(extracting, "_step", counted)
+    many = [RANDOM.integers(0, 256, (6 + i % 9, 20 - i % 7, 3), np.uint8) for i in range(40)]
+    extraction = Extraction(extractor, keep=["features"])
+    reading = extract(items(many), extraction, batch_size=16)
+    assert len(reading.sizes) > 30 and len(set(shapes)) == extracting.OWN_PROGRAMS + 1
+    outputs = [extractor.apply(extractor.params, jnp.asarray(image[None]))["features"] for image in many]
+    expected = np.concatenate(outputs)
+    np.testing.assert_allclose(extraction.rows(), expected, atol=1e-5)
 
 
 def test_devices_share_the_work():

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from diffusion_jax.metrics.features import clip_vision, dinov2, efficientnet, inception, inception_weights
+from diffusion_jax.metrics.features import resize as resizing
 from diffusion_jax.metrics.features.extractor import Extractor, precision_name, weights_sha256
 from diffusion_jax.metrics.features.inception import Inception
 from diffusion_jax.metrics.features.small_classifier import DIGITS_CLASSIFIER, classifier_extractor, digits_classifier
@@ -77,6 +78,8 @@ def _inception(weights: str | Path | None, fast: bool, preprocessing: str | None
         weights_sha256=weights_sha256(params),
         settings=settings | {"precision": precision_name(fast)},
         apply_unrounded=functools.partial(apply, unrounded=True),
+        fit=functools.partial(resizing.resize, height=inception.SIZE, width=inception.SIZE, manner=resize),
+        apply_fitted=functools.partial(apply, unrounded=True),
     )
 
 

@@ -136,15 +136,19 @@ def extractor(name: str, architecture: Architecture, params: Any, fast: bool, pr
     network, size = VisionTransformer(architecture, fast), architecture.grid * architecture.patch
     mean, deviation = (np.array(part, np.float32) for part in (MEAN, DEVIATION))
 
-    def apply(params: Any, images: jax.Array) -> dict[str, jax.Array]:
-        _, height, width, _ = checked_batch(images).shape
+    def fit(images: Any) -> Any:
+        height, width = images.shape[1:3]
         if preprocessing == "cmmd":
             square = resizing.center_crop(images, min(height, width))
-            x = resizing.resize(square, size, size, resizing.BICUBIC_UINT8)
-        else:
-            height, width = resizing.fit_shorter_side(height, width, size)
-            x = resizing.center_crop(resizing.resize(images, height, width, resizing.BICUBIC_UINT8), size)
+            return resizing.resize(square, size, size, resizing.BICUBIC_UINT8)
+        height, width = resizing.fit_shorter_side(height, width, size)
+        return resizing.center_crop(resizing.resize(images, height, width, resizing.BICUBIC_UINT8), size)
+
+    def apply_fitted(params: Any, x: jax.Array) -> dict[str, jax.Array]:
         return {"features": jnp.asarray(network.apply({"params": params}, (x / 255 - mean) / deviation))}
+
+    def apply(params: Any, images: jax.Array) -> dict[str, jax.Array]:
+        return apply_fitted(params, fit(checked_batch(images)))
 
     settings = {
         "preprocessing": preprocessing,
@@ -153,4 +157,5 @@ def extractor(name: str, architecture: Architecture, params: Any, fast: bool, pr
         "scaling": "x / 255, CLIP's mean and deviation",
         "precision": precision_name(fast),
     }
-    return Extractor(name, apply, params, architecture.projection, weights_sha256(params), settings)
+    digest, width = weights_sha256(params), architecture.projection
+    return Extractor(name, apply, params, width, digest, settings, fit=fit, apply_fitted=apply_fitted)

@@ -120,9 +120,14 @@ def extractor(name: str, architecture: Architecture, params: Any, fast: bool, pr
     resize = PREPROCESSING[preprocessing]
     mean, deviation = (np.array(part, np.float32) for part in (MEAN, DEVIATION))
 
-    def apply(params: Any, images: jax.Array) -> dict[str, jax.Array]:
-        x = resizing.resize(checked_batch(images), SIZE, SIZE, resize)
+    def fit(images: Any) -> Any:
+        return resizing.resize(images, SIZE, SIZE, resize)
+
+    def apply_fitted(params: Any, x: jax.Array) -> dict[str, jax.Array]:
         return {"features": jnp.asarray(network.apply({"params": params}, (x / 255 - mean) / deviation))}
+
+    def apply(params: Any, images: jax.Array) -> dict[str, jax.Array]:
+        return apply_fitted(params, fit(checked_batch(images)))
 
     settings = {
         "preprocessing": preprocessing,
@@ -131,4 +136,5 @@ def extractor(name: str, architecture: Architecture, params: Any, fast: bool, pr
         "scaling": "x / 255, ImageNet's mean and deviation",
         "precision": precision_name(fast),
     }
-    return Extractor(name, apply, params, architecture.width, weights_sha256(params), settings)
+    digest = weights_sha256(params)
+    return Extractor(name, apply, params, architecture.width, digest, settings, fit=fit, apply_fitted=apply_fitted)

@@ -156,12 +156,16 @@ def load(path: str | Path | None, fast: bool) -> Extractor:
     params = unflattened(weights.load(SOURCE, file, lambda tensors: to_params(tensors, where=str(file))))
     network = EfficientNetLite(fast)
 
-    def apply(params: Any, images: jax.Array) -> dict[str, jax.Array]:
-        _, height, width, _ = checked_batch(images).shape
-        height, width = resizing.fit_shorter_side(height, width, SIZE)
-        x = resizing.center_crop(resizing.resize(images, height, width, resizing.BICUBIC_CLIPPED), SIZE)
+    def fit(images: Any) -> Any:
+        height, width = resizing.fit_shorter_side(images.shape[1], images.shape[2], SIZE)
+        return resizing.center_crop(resizing.resize(images, height, width, resizing.BICUBIC_CLIPPED), SIZE)
+
+    def apply_fitted(params: Any, x: jax.Array) -> dict[str, jax.Array]:
         outputs: Any = network.apply({"params": params}, (x - 127) / 128)
         return {"features": outputs[0], "logits": outputs[1]}
+
+    def apply(params: Any, images: jax.Array) -> dict[str, jax.Array]:
+        return apply_fitted(params, fit(checked_batch(images)))
 
     settings = {
         "input_size": SIZE,
@@ -169,7 +173,8 @@ def load(path: str | Path | None, fast: bool) -> Extractor:
         "scaling": "(x - 127) / 128",
         "precision": precision_name(fast),
     }
-    return Extractor(NAME, apply, params, FEATURES, weights_sha256(params), settings)
+    digest = weights_sha256(params)
+    return Extractor(NAME, apply, params, FEATURES, digest, settings, fit=fit, apply_fitted=apply_fitted)
 
 
 def to_params(tensors: Mapping[str, np.ndarray], *, where: str) -> dict[str, np.ndarray]:

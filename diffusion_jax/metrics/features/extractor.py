@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 Apply = Callable[[Any, jax.Array], dict[str, jax.Array]]
+Fit = Callable[[Any], Any]
 Setting = str | int | float | bool
 # The precisions that an extractor can run in, as they are written in its settings.
 EXACT, FAST = "float32-highest", "fast"
@@ -26,6 +27,8 @@ class Extractor:
       feature_dim: width of "features".
       weights_sha256: of the canonical tensors (:func:`weights_sha256`): one for all files that hold these weights.
       settings: input size, resize, precision and whatever else changes the numbers.
+      fit: images uint8 [B, H, W, 3] as what `apply` makes of them first: levels float32 of the network's size, by NumPy
+        or in a program. apply_fitted: what `apply` does with those. None where there is only `apply`.
       apply_unrounded: the same as `apply` of levels float32, 0 to 255, that were not rounded; None if it has no such.
     """
 
@@ -36,6 +39,8 @@ class Extractor:
     weights_sha256: str
     settings: Mapping[str, Setting]
     apply_unrounded: Apply | None = None
+    fit: Fit | None = None
+    apply_fitted: Apply | None = None
 
 
 def weights_sha256(params: Any) -> str:

@@ -1,5 +1,7 @@
 """Resizing agrees with the closed form of TensorFlow 1 and with Pillow."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -75,3 +77,22 @@ def test_the_shorter_side_fits(size, expected):
 def test_the_centre_is_cropped():
     x = np.arange(7 * 6).reshape(1, 7, 6, 1)
     np.testing.assert_array_equal(resizing.center_crop(x, 4)[0, :, :, 0], x[0, 2:6, 1:5, 0])
+
+
+MANNERS = (
+    resizing.TF1_BILINEAR,
+    resizing.BILINEAR,
+    resizing.BICUBIC,
+    resizing.BICUBIC_CLIPPED,
+    resizing.BICUBIC_UINT8,
+)
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+@pytest.mark.parametrize(("source", "target"), SIZES)
+def test_the_host_resizes_as_the_device(source, target, manner):
+    x = images(source)
+    host, device = resizing.resize(x, *target, manner), resizing.resize(jnp.asarray(x), *target, manner)
+    assert isinstance(host, np.ndarray) and isinstance(device, jax.Array) and host.dtype == device.dtype == np.float32
+    np.testing.assert_allclose(host, device, atol=1 if manner == resizing.BICUBIC_UINT8 else 1e-4)
+    assert np.abs(host - np.asarray(device)).mean() < 1e-3
