@@ -3,10 +3,11 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
-from diffusion_jax.hub.checkpoint import load, save
 from diffusion_jax.hub.convert import convert
+from diffusion_jax.hub.export import check_new, export
 
 BAD_INPUT = 2
 LAYOUTS = "layout of the folder: diffusers, guided-diffusion, original, ddpm, edm or edm2, where it fits the network"
@@ -18,10 +19,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if parsed.command == "convert":
             settings = dict(_setting(text) for text in parsed.set)
+            check_new(Path(parsed.destination), parsed.overwrite)
             convert(parsed.source, parsed.destination, settings=settings, format=parsed.format, say=_say)
         else:
             _say(f"reading {parsed.source}")
-            save(*load(parsed.source), parsed.destination, format=parsed.format)
+            options = {"format": parsed.format, "overwrite": parsed.overwrite, "say": _say}
+            export(parsed.source, parsed.destination, **options)
             _say(f"wrote {parsed.destination}")
     except ValueError as error:
         _say(" ".join(str(error).split()))
@@ -42,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
         "convert",
         help="weights as papers' authors released them to a folder that hub.load opens",
         description="Reads a .pkl of EDM or EDM2, or a .pt of DDPM's PyTorch port, improved-diffusion,"
-        " guided-diffusion, DiT or SiT. Nothing in the file is run.",
+        " guided-diffusion, DiT or SiT,"
+        " or a .ckpt or .safetensors of Stable Diffusion 1, 2 or XL. Nothing in the file is run.",
     )
     told.add_argument("source", metavar="SRC", help="the file")
     told.add_argument("destination", metavar="DST", help="the folder, made if missing")
@@ -54,14 +58,17 @@ def _parser() -> argparse.ArgumentParser:
         help="an argument of the network that does not follow from the file, for example num_heads=4 (repeatable)",
     )
     told.add_argument("--format", help=LAYOUTS + "; the names of the file if not given")
-    export = commands.add_parser(
+    exported = commands.add_parser(
         "export",
         help="a run of this project, or anything that hub.load opens, to another library's layout",
-        description="The averaged parameters of a run's newest checkpoint, or a checkpoint folder, in another layout.",
+        description="The averaged parameters of a run's newest checkpoint, or a checkpoint folder, in another layout."
+        " A run of a U-Net in pixels becomes a whole pipeline of diffusers.",
     )
-    export.add_argument("source", metavar="RUN", help="the run's folder, or whatever hub.load opens")
-    export.add_argument("destination", metavar="DST", help="the folder, made if missing")
-    export.add_argument("--format", help=LAYOUTS + "; the first that fits if not given")
+    exported.add_argument("source", metavar="RUN", help="the run's folder, or whatever hub.load opens")
+    exported.add_argument("destination", metavar="DST", help="the folder, made if missing")
+    exported.add_argument("--format", help=LAYOUTS + "; the first that fits if not given")
+    for command in (told, exported):
+        command.add_argument("--overwrite", action="store_true", help="write into a folder that holds files")
     return parser
 
 

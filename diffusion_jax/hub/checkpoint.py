@@ -95,7 +95,7 @@ def load(
     if single_file.is_file(path):
         return single_file.load(path, part, dtype, param_dtype, given)
     if sources.is_run(path):
-        model, params = sources.open_run(path)
+        model, params, *_ = sources.open_run(path)
         kind = jnp.dtype(param_dtype)
         return model.clone(dtype=dtype), jax.tree.map(lambda leaf: np.asarray(leaf, dtype=kind), params)
     directory = sources.model_folder(source, part, variant, revision)

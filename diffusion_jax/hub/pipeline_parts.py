@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from diffusion_jax.hub import clip_vocabulary, open_clip, single_file, sources
@@ -52,11 +55,17 @@ class Parts(Protocol):
     def close(self) -> None: ...
 
 
+# diffusers' pipelines without texts, by their schedulers.
+PIPELINES = {"DDPMScheduler": "DDPMPipeline", "DDIMScheduler": "DDIMPipeline"}
+
+
 def open_parts(source: str | Path, variant: str | None, revision: str | None) -> Parts:
-    """The parts of a pipeline's folder, a repository or a file. Raises CheckpointError where it is none of these."""
+    """The parts of a pipeline's folder, a repository, a file or a run. Raises CheckpointError if it is none."""
     path = Path(source)
     if single_file.is_file(path):
         return FileParts(path)
+    if sources.is_run(path):
+        return RunParts(path)
     if not path.exists() and sources.REPOSITORY.fullmatch(str(source)):
         path = sources.download(str(source), None, variant, revision)
     return FolderParts(path, variant)
@@ -83,6 +92,40 @@ class FolderParts:
 
     def config(self, name: str) -> Mapping[str, Any]:
         return read_object(self.where / name / "config.json")
+
+    def close(self) -> None:
+        pass
+
+
+class RunParts:
+    """Of a run of this project that draws without classes; a network in pixels, on a chain of timesteps."""
+
+    def __init__(self, folder: Path):
+        self.where, self._run = folder, sources.open_run(folder)
+        why = "it draws classes, which are asked for" if self._run.num_classes is not None else self._run.without
+        if why:
+            raise CheckpointError(f"{folder}: {why}; draw from this run by --mode sample with its own config")
+        self.index: Mapping[str, Any] = {"_class_name": PIPELINES[self._scheduler["_class_name"]]}
+
+    @property
+    def _scheduler(self) -> Mapping[str, Any]:
+        assert self._run.scheduler is not None
+        return self._run.scheduler
+
+    def network(self, name: str, dtype: DTypeLike, param_dtype: DTypeLike) -> tuple[Any, Any]:
+        kind = jnp.dtype(param_dtype)
+        params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype=kind), self._run.params)
+        return self._run.network.clone(dtype=dtype), params
+
+    def tokenizer(self, encoder: str, vocabulary: int) -> Tokenizer:
+        raise CheckpointError(f"{self.where}: has no text encoder")
+
+    def schedule(self, solver: str | None) -> Schedule:
+        return Schedule.of(self._scheduler, solver)
+
+    def config(self, name: str) -> Mapping[str, Any]:
+        height, _, channels = self._run.image_shape
+        return {"sample_size": height, "in_channels": channels}
 
     def close(self) -> None:
         pass

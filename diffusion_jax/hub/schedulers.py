@@ -60,7 +60,8 @@ def load_sampler(
     name = config.get("_class_name")
     if not isinstance(name, str) or name not in _SCHEDULERS:
         known = [one.removesuffix("Scheduler") for one in _SCHEDULERS if "Parallel" not in one]
-        raise ValueError(f"scheduler {name!r:.60} is not supported; there are {', '.join(known)}")
+        told = f"scheduler {name!r:.40} is not supported; there are {', '.join(known)}"
+        raise ValueError(one_line(told, LONGEST + 40))
     if eta and name not in _WITH_ETA:
         raise ValueError(f"{name} has no eta")
     if num_steps < 1:

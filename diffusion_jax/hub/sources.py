@@ -2,8 +2,9 @@
 
 import importlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffusion_jax.hub.files import CheckpointError, read_object
 
@@ -86,8 +87,27 @@ def is_run(folder: Path) -> bool:
     return {"model", "process", "training"} <= config.keys()
 
 
-def open_run(folder: Path) -> tuple[Any, Any]:
-    """(network, averaged parameters) of the newest checkpoint of a run.
+class Run(NamedTuple):
+    """What training left.
+
+    Attributes:
+      network, params: and its averaged parameters, of the newest checkpoint.
+      image_shape: (height, width, channels) of what it draws.
+      num_classes: None for a network that is told none.
+      scheduler: a scheduler config of diffusers with its process, prediction and solver; None where `without` says why
+        there is none.
+    """
+
+    network: Any
+    params: Any
+    image_shape: tuple[int, int, int]
+    num_classes: int | None
+    scheduler: Mapping[str, Any] | None
+    without: str = ""
+
+
+def open_run(folder: Path) -> Run:
+    """The newest checkpoint of a run.
 
     Training's side of the project knows the hub and not the other way round, and needs packages that the hub does
     without; so its module is looked up when a run is opened.

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flax import linen as nn
-
 from diffusion_jax import config
 from diffusion_jax.config import saved
+from diffusion_jax.diffusion.process import DiscreteProcess
+from diffusion_jax.hub.sources import Run
 from diffusion_jax.jobs.session import Session
+from diffusion_jax.methods.diffusion.model import Diffusion
+
+PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v": "v_prediction"}
 
 
-def open_run(workdir: Path) -> tuple[nn.Module, Any]:
-    """(network, averaged parameters) of the newest checkpoint of the run in a work directory.
+def open_run(workdir: Path) -> Run:
+    """The network and averaged parameters of the newest checkpoint of the run in a work directory.
 
     The data is asked for its number of classes if the run is class-conditional; the mesh is the one of this machine.
 
@@ -24,4 +27,33 @@ def open_run(workdir: Path) -> tuple[nn.Module, Any]:
     settings.mesh = config.default().mesh
     session = Session(settings, workdir)
     _, params = session.parameters
-    return session.model.network, params
+    model: Any = session.model
+    scheduler, without = _scheduler(session)
+    return Run(model.network, params, model.image_shape, getattr(model, "num_classes", None), scheduler, without)
+
+
+def _scheduler(session: Session) -> tuple[dict[str, Any] | None, str]:
+    """A scheduler config of diffusers for what a run trained; None, and why, where diffusers has none."""
+    model, sampling = session.model, session.config.sampling
+    if not isinstance(model, Diffusion):
+        return None, "it trains no network that draws by steps of noise"
+    if session.decoder is not None:
+        return None, "it draws latents, whose autoencoder is not a part of it"
+    process, objective = model.objective.process, model.objective
+    if not isinstance(process, DiscreteProcess) or objective.prediction not in PREDICTIONS:
+        return None, "its process and prediction have no scheduler in diffusers"
+    if objective.learned_variance:
+        return None, "its network learns variances, too"
+    name = "DDPMScheduler" if sampling.name == "ddpm" else "DDIMScheduler"
+    clip = model.clip
+    scheduler: dict[str, Any] = {
+        "_class_name": name,
+        "num_train_timesteps": process.num_timesteps,
+        "trained_betas": process.betas.tolist(),
+        "prediction_type": PREDICTIONS[objective.prediction],
+        "clip_sample": clip is not None,
+        "clip_sample_range": 1.0 if clip is None else clip,
+        "timestep_spacing": "trailing",
+    }
+    own = {"variance_type": "fixed_small"} if name == "DDPMScheduler" else {"set_alpha_to_one": True}
+    return scheduler | own, ""

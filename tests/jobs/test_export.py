@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax import hub
+from diffusion_jax.hub.__main__ import main as hub_command
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.training.checkpoints import Checkpoints
 from tests.configs import tiny
@@ -14,18 +15,23 @@ from tests.configs import tiny
 
 @pytest.fixture
 def run(tmp_path):
+    return made(tmp_path / "run")
+
+
+def made(workdir, class_conditional=True):
     """A run with one checkpoint, whose average is not its parameters."""
     config = tiny.get_config()
+    config.method.class_conditional = class_conditional
     config.model.update({"name": "unet", "channels": 8, "channel_mults": (1, 2), "num_res_blocks": 1, "norm_groups": 4})
     config.model.update({"attention_resolutions": (4,)})
-    session = Session(config, tmp_path / "run")
+    session = Session(config, workdir)
     session.make_workdir()
     session.write_config()
     batch = {"image": np.zeros((1, *session.model.image_shape), np.float32)}
     shapes = jax.eval_shape(session.model.init, jax.random.key(0), batch)
-    params = jax.tree.map(lambda leaf: np.arange(leaf.size, dtype=np.float32).reshape(leaf.shape), shapes)
-    averaged = jax.tree.map(lambda leaf: leaf + 1, params)
-    with Checkpoints(tmp_path / "run" / "checkpoints", max_to_keep=1) as checkpoints:
+    params = jax.tree.map(lambda leaf: np.sin(np.arange(leaf.size, dtype=np.float32)).reshape(leaf.shape) / 10, shapes)
+    averaged = jax.tree.map(lambda leaf: -leaf, params)
+    with Checkpoints(workdir / "checkpoints", max_to_keep=1) as checkpoints:
         checkpoints.save(1, {"params": params, "ema_params": averaged}, None, {})
     return session, averaged
 
@@ -50,3 +56,35 @@ def test_a_run_without_a_checkpoint_is_one_line(run):
     with pytest.raises(ValueError, match="there is no checkpoint") as refused:
         hub.load(session.workdir)
     assert "\n" not in str(refused.value)
+
+
+def test_a_run_without_classes_becomes_a_whole_pipeline(tmp_path, capsys):
+    """The same network, scheduler and size as the run."""
+    session, _ = made(tmp_path / "run", class_conditional=False)
+    assert hub_command(["export", str(session.workdir), str(tmp_path / "out")]) == 0
+    index = json.loads((tmp_path / "out" / "model_index.json").read_text())
+    assert index["_class_name"] == "DDIMPipeline" and index["scheduler"] == ["diffusers", "DDIMScheduler"]
+    scheduler = json.loads((tmp_path / "out" / "scheduler" / "scheduler_config.json").read_text())
+    np.testing.assert_array_equal(scheduler["trained_betas"], session.model.objective.process.betas)
+    drawn = [hub.load_pipeline(source)(2, 4) for source in (session.workdir, tmp_path / "out")]
+    height, width, channels = session.model.image_shape
+    assert drawn[0].shape == (2, height, width, channels)
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_files_that_are_there_stay(run, tmp_path, capsys):
+    session, _ = run
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    assert hub_command(["export", str(session.workdir), str(tmp_path / "out")]) == 2
+    assert "is there and not empty; name another folder, or add --overwrite" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+    assert hub_command(["export", str(session.workdir), str(tmp_path / "out"), "--overwrite"]) == 0
+    assert "passes no classes: call its unet with class_labels" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert hub_command(["export", str(session.workdir), str(tmp_path / "file")]) == 2
+
+
+def test_a_run_with_classes_is_not_drawn_without_them(run):
+    with pytest.raises(ValueError, match="it draws classes, which are asked for; draw from this run by --mode sample"):
+        hub.load_pipeline(run[0].workdir)
