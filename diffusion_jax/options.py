@@ -228,9 +228,14 @@ def check_least(least: int, **values: Any) -> None:
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Raises ValueError for a value that is none of the choices, with the nearest that is."""
+    """Raises ValueError for a value that is none of the choices."""
+    if value not in (choices := list(choices)):
+        raise unknown(name, value, choices)
+
+
+def unknown(name: str, value: object, choices: Iterable[str]) -> ValueError:
+    """The error for a value that is none of the choices: what it could be, and the nearest spelling."""
     choices = list(choices)
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{name} is {value!r}; it can be {', '.join(choices)}{hint}")
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"{name} is {value!r}; it can be {', '.join(choices)}{hint}")

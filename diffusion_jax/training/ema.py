@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.options import described
+from diffusion_jax.options import described, unknown
 from diffusion_jax.training import power_ema
-from diffusion_jax.training.choices import unknown
 
 # The share of the old average that is kept, from the number of updates made before this one (int32 scalar).
 Decay = Callable[[jax.Array], jax.Array]

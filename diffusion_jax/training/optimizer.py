@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from diffusion_jax.options import described
-from diffusion_jax.training.choices import unknown
+from diffusion_jax.options import described, unknown
 
 # The parameters as they have to be after an update.
 Projection = Callable[[Any], Any]

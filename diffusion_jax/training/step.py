@@ -11,8 +11,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, use_abstract_mesh
 from jax.sharding import PartitionSpec as P
 
+from diffusion_jax.options import unknown
 from diffusion_jax.training import ema, sharding
-from diffusion_jax.training.choices import unknown
 from diffusion_jax.training.method import Batch, Method, Metrics, WholeBatchMethod
 from diffusion_jax.training.state import TrainState
 
