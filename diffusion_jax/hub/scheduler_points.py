@@ -131,10 +131,16 @@ def exploding(options: Options, chain: DiscreteProcess, num_steps: int, *, ends:
     if by_level:
         ratios = _by_level(options, by_level, ratios[-1], ratios[0], num_steps)
         times = times_of(ratios, table)
-    elif len(ratios) > num_steps:
-        ratios, end = ratios[:-1], float(ratios[-1])
     continuous = ends and options.choose("timestep_type", "discrete", {"discrete": False, "continuous": True})
-    if continuous and options.prediction == "v":  # of other predictions diffusers leaves the timesteps as they are
+    continuous = continuous and options.prediction == "v"  # of others diffusers leaves the timesteps as they are
+    if len(ratios) > num_steps:
+        if continuous:
+            raise ValueError(
+                f"{options.name}: interpolation_type 'log_linear' and timestep_type 'continuous' together make one "
+                "call more than steps are asked for; take one of them"
+            )
+        ratios, end = ratios[:-1], float(ratios[-1])
+    if continuous:
         times = np.log(ratios) / 4
     alpha, largest = chain.alpha_at(ratios), float(ratios.max())
     return grid.assemble(

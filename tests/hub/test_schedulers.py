@@ -141,6 +141,11 @@ def test_reads_files_and_folders(tmp_path):
         ),
         ("ipndm", {"trained_betas": [0.5, 0.0]}, "trained_betas is .0.5, 0.0.; only None is supported"),
         ("euler-sd", {"interpolation_type": "cubic"}, "interpolation_type is 'cubic'; it can be linear, log_linear"),
+        (
+            "euler-sd",
+            {"interpolation_type": "log_linear", "timestep_type": "continuous", "prediction_type": "v_prediction"},
+            "together make one call more than steps",
+        ),
         ("euler-sd", {"flavour": 3}, "unknown options flavour"),
         ("ddim-sd-epsilon", {"prediction_type": "flow"}, "prediction_type is 'flow'; it can be epsilon"),
         ("ddim-sd-epsilon", {"beta_schedule": "exp"}, "beta_schedule is 'exp'"),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from diffusion_jax.diffusion.samplers.adaptive import AdaptiveSampler, adaptive
 from diffusion_jax.diffusion.samplers.ancestral import ddpm
-from diffusion_jax.diffusion.samplers.core import Row, Sampler, build, frames_kept, initial_noise, sample
+from diffusion_jax.diffusion.samplers.core import Row, Sampler, build
 from diffusion_jax.diffusion.samplers.ddim import ddim, ddim_inversion
 from diffusion_jax.diffusion.samplers.deis import deis
 from diffusion_jax.diffusion.samplers.dpmpp import dpmpp, dpmpp_sde
@@ -14,12 +14,23 @@ from diffusion_jax.diffusion.samplers.euler import euler, euler_ancestral
 from diffusion_jax.diffusion.samplers.heun import heun
 from diffusion_jax.diffusion.samplers.lms import lms
 from diffusion_jax.diffusion.samplers.pndm import ipndm, plms, pndm
-from diffusion_jax.diffusion.samplers.predictor_corrector import predictor_corrector
+from diffusion_jax.diffusion.samplers.predictor_corrector import PredictorCorrector, predictor_corrector
+from diffusion_jax.diffusion.samplers.running import (
+    Run,
+    State,
+    Stepper,
+    advance,
+    begin,
+    finish,
+    frames_kept,
+    initial_noise,
+    sample,
+)
 from diffusion_jax.diffusion.samplers.sde import sde
 from diffusion_jax.diffusion.samplers.unipc import unipc
 
 # A config's `sampling.name` picks one of these; the other fields of the section are its arguments.
-SAMPLERS: dict[str, Callable[..., Sampler | AdaptiveSampler]] = {
+SAMPLERS: dict[str, Callable[..., Sampler | AdaptiveSampler | PredictorCorrector]] = {
     "ddpm": ddpm,
     "ddim": ddim,
     "euler": euler,
@@ -44,9 +55,15 @@ SAMPLERS: dict[str, Callable[..., Sampler | AdaptiveSampler]] = {
 __all__ = [
     "SAMPLERS",
     "AdaptiveSampler",
+    "PredictorCorrector",
     "Row",
+    "Run",
     "Sampler",
+    "State",
+    "Stepper",
     "adaptive",
+    "advance",
+    "begin",
     "build",
     "ddim",
     "ddim_inversion",
@@ -59,6 +76,7 @@ __all__ = [
     "edm_ablation",
     "euler",
     "euler_ancestral",
+    "finish",
     "frames_kept",
     "heun",
     "initial_noise",
