@@ -57,7 +57,7 @@ class Request:
     control_image: tuple[str, ...] = _option("the image of each --control", ())
     control_scale: tuple[float, ...] = _option("how strong each --control is; 1 if not given", ())
     lora: tuple[str, ...] = _option("a LoRA file, FILE or FILE:WEIGHT", ())
-    embedding: tuple[str, ...] = _option("a word taught by textual inversion, FILE or FILE:WORD", ())
+    embedding: tuple[str, ...] = _option("words taught by textual inversion, FILE, or FILE:WORD for a file of one", ())
     clip_skip: int | None = _option("how many of CLIP's last layers are left out")
     latents: str | None = _option("a .npy file with the starts of all images, unit normal [N, h, w, C]")
     dtype: str = _option("what networks compute in and parameters are kept in: float32, bfloat16 or float16", "float32")

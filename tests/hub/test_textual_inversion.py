@@ -53,6 +53,25 @@ def test_one_vector_is_one_token(pipe, table, tmp_path):
     assert taught.encoders[0].tokenizer.added == {"<toy>": (99,)}
 
 
+def test_a_file_of_several_words_adds_all(pipe, table, tmp_path):
+    """Each word's tokens are its own rows of the table, in any order."""
+    single = np.random.default_rng(1).standard_normal(32).astype(np.float32)
+    save_file({"<first>": table, "<second>": single}, tmp_path / "two.safetensors")
+    taught = add_embedding(pipe, tmp_path / "two.safetensors")
+    encoder, params = taught.encoders[0], taught.params["text_encoder"]
+    ids = encoder.tokenizer(["a <second> <FIRST> cat"]).ids
+    assert set(encoder.tokenizer.added) == {"<first>", "<second>"}
+    rows = np.asarray(params["token_embedding"]["embedding"])
+    assert len(rows) == encoder.model.vocab_size == 99 + 3
+    np.testing.assert_array_equal(rows[ids[0, 2:5]], [single, *table])
+    states = encoder.model.apply({"params": params}, ids).hidden_states[0]
+    positions = pipe.params["text_encoder"]["position_embedding"]["embedding"]
+    np.testing.assert_allclose(states[0, 2:5], np.stack([single, *table]) + positions[2:5], rtol=1e-5, atol=1e-6)
+    with pytest.raises(hub.CheckpointError, match="holds 2 words, '<first>', '<second>', which keep") as refused:
+        add_embedding(pipe, tmp_path / "two.safetensors", "<mine>")
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("name", ["toy-style", "*", None])
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_pickles_of_the_web_interfaces_state_their_word(name, wrapped, pipe, table, tmp_path, monkeypatch):
@@ -127,7 +146,10 @@ def test_a_word_is_added_once(pipe, table, tmp_path):
             {"clip_l": np.zeros((1, 32), np.float32), "clip_g": np.zeros((1, 48), np.float32)},
             r"widths \[32, 48\]; the CLIPs of this pipeline take \[32\]",
         ),
-        ({"a": np.zeros(3, np.float32), "b": np.zeros(3, np.float32)}, "holds no embedding"),
+        ({"<a>": np.zeros(32, np.float32), "<b>": np.zeros(3, np.float32)}, r"vectors of '<b>' of widths \[3\]"),
+        ({"<a>": np.zeros(32, np.float32), "<b>": np.zeros((1, 1, 32), np.float32)}, "holds no embedding"),
+        ({"<a>": np.zeros(32, np.float32), "(b)": np.zeros(32, np.float32)}, r"spell the word '\(b\)'"),
+        ({"<a>": np.zeros(32, np.float32), "<A>": np.zeros(32, np.float32)}, "'<[aA]>' is in the vocabulary already"),
         ({"<toy>": np.zeros((1, 1, 32), np.float32)}, "holds no embedding"),
         ({"<toy>": np.zeros((1, 32), np.int32)}, "holds no embedding"),
         ({"a": np.zeros(32, np.float32)}, "the word 'a' is in the vocabulary already; name another one"),
