@@ -1,5 +1,6 @@
 """A run in parts: however it is cut, it ends in the same bits, which are those of the whole run."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from diffusion_jax.diffusion import process, samplers
+from diffusion_jax.diffusion.samplers import grid
+from diffusion_jax.options import options
 
 CHAIN, SDE = process.linear(), process.VPSDE()
 SOLVERS = {
@@ -131,3 +134,27 @@ def test_a_solver_of_ones_own_needs_a_start_and_a_step():
     for _ in range(3):
         run = samplers.advance(Iteration(), lambda x, t: x / 2 + 1, run, 2)
     np.testing.assert_array_equal(samplers.finish(Iteration(), run)[0], x)
+
+
+def test_a_solver_on_a_grid_is_a_function_of_its_points():
+    """Its constructor has the options of the points besides its own, and no others."""
+
+    @grid.on_points(num_steps=4, denoise_to_zero=False)
+    def straight(points: grid.Grid, factor: float = 1.0):
+        """Euler's steps, longer or shorter."""
+        return samplers.build(
+            [
+                points.row(i, x=points.sigma[i + 1] / points.sigma[i], history=(factor * points.alpha[i + 1],))
+                for i in range(points.num_steps)
+            ]
+        )
+
+    assert straight(CHAIN, "sample").num_evaluations == 4
+    found = options(straight, ("process", "prediction"))
+    assert list(found) == ["num_steps", *(field.name for field in dataclasses.fields(grid.Points)), "factor"]
+    assert (found["denoise_to_zero"].default, found["factor"].kind) == (False, float)
+    karras = straight(CHAIN, "sample", 3, spacing_rule="karras", sigma_min=0.1, sigma_max=10.0, factor=0.0)
+    np.testing.assert_allclose(karras.table.next_x[:, 3], 0)
+    np.testing.assert_allclose(np.divide(*karras.table.level[0][::-1]), 10.0)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'order'"):
+        straight(CHAIN, "sample", order=2)

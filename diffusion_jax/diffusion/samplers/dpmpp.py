@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffusion_jax.diffusion.process import Process
 from diffusion_jax.diffusion.samplers import core, grid, multistep, texts
 from diffusion_jax.diffusion.samplers.grid import Grid
 from diffusion_jax.options import described
@@ -78,24 +77,15 @@ def dpmpp_on(
     texts.LOWER_ORDER,
     variant="of the second-order step: midpoint or heun",
 )
+@grid.on_points()
 def dpmpp(
-    process: Process,
-    prediction: str,
-    num_steps: int = 50,
-    *,
-    spacing_rule: str | None = None,
-    offset: int = 0,
-    rho: float = 7.0,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
-    denoise_to_zero: bool = True,
+    points: Grid,
     order: int = 2,
     variant: str = "midpoint",
     lower_order_final: bool = True,
     clip: float | None = None,
 ) -> core.Sampler:
-    """DPM-Solver++(2M) and, with order 3, (3M): one evaluation a step; see `dpmpp_on` and `grid.make`."""
-    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
+    """DPM-Solver++(2M) and, with order 3, (3M): one evaluation a step; see `dpmpp_on` and `grid.Points`."""
     return dpmpp_on(points, order, variant, lower_order_final=lower_order_final, clip=clip)
 
 
@@ -105,22 +95,13 @@ def dpmpp(
     texts.LOWER_ORDER,
     variant="of the second-order step: midpoint or heun",
 )
+@grid.on_points()
 def dpmpp_sde(
-    process: Process,
-    prediction: str,
-    num_steps: int = 50,
-    *,
-    spacing_rule: str | None = None,
-    offset: int = 0,
-    rho: float = 7.0,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
-    denoise_to_zero: bool = True,
+    points: Grid,
     order: int = 2,
     variant: str = "midpoint",
     lower_order_final: bool = True,
     clip: float | None = None,
 ) -> core.Sampler:
-    """SDE-DPM-Solver++(2M) and, with order 3, (3M): one evaluation a step; see `dpmpp_on` and `grid.make`."""
-    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
+    """SDE-DPM-Solver++(2M) and, with order 3, (3M): one evaluation a step; see `dpmpp_on` and `grid.Points`."""
     return dpmpp_on(points, order, variant, stochastic=True, lower_order_final=lower_order_final, clip=clip)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffusion_jax.diffusion.process import Process
 from diffusion_jax.diffusion.samplers import core, grid, texts
 from diffusion_jax.diffusion.samplers.dpmpp import integrals
 from diffusion_jax.diffusion.samplers.grid import Grid
@@ -54,21 +53,12 @@ def dpmpp_singlestep_on(
     texts.LOWER_ORDER,
     order="points that one step goes through, up to 3",
 )
+@grid.on_points()
 def dpmpp_singlestep(
-    process: Process,
-    prediction: str,
-    num_steps: int = 50,
-    *,
-    spacing_rule: str | None = None,
-    offset: int = 0,
-    rho: float = 7.0,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
-    denoise_to_zero: bool = True,
+    points: Grid,
     order: int = 2,
     lower_order_final: bool = True,
     clip: float | None = None,
 ) -> core.Sampler:
-    """One evaluation a point; see `dpmpp_singlestep_on`, and `grid.make` for the other options."""
-    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
+    """One evaluation a point; see `dpmpp_singlestep_on`, and `grid.Points` for the other options."""
     return dpmpp_singlestep_on(points, order, lower_order_final, clip)

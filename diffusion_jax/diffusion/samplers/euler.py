@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffusion_jax.diffusion.process import Process
 from diffusion_jax.diffusion.samplers import core, grid, texts
 from diffusion_jax.diffusion.samplers.grid import Grid
 from diffusion_jax.options import check_least, described
@@ -47,21 +46,12 @@ def euler_ancestral_on(points: Grid, eta: float = 1.0, clip: float | None = None
 @described(
     texts.GRID,
 )
+@grid.on_points()
 def euler(
-    process: Process,
-    prediction: str,
-    num_steps: int = 50,
-    *,
-    spacing_rule: str | None = None,
-    offset: int = 0,
-    rho: float = 7.0,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
-    denoise_to_zero: bool = True,
+    points: Grid,
     clip: float | None = None,
 ) -> core.Sampler:
-    """First order, one evaluation a step; see `euler_on`, and `grid.make` for the options."""
-    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
+    """First order, one evaluation a step; see `euler_on`, and `grid.Points` for the options."""
     return euler_on(points, clip)
 
 
@@ -69,21 +59,12 @@ def euler(
     texts.GRID,
     eta="noise of a step: 0 is deterministic, 1 has DDPM's",
 )
+@grid.on_points()
 def euler_ancestral(
-    process: Process,
-    prediction: str,
-    num_steps: int = 50,
-    *,
-    spacing_rule: str | None = None,
-    offset: int = 0,
-    rho: float = 7.0,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
-    denoise_to_zero: bool = True,
+    points: Grid,
     eta: float = 1.0,
     clip: float | None = None,
 ) -> core.Sampler:
-    """Stochastic, one evaluation a step; see `euler_ancestral_on`, and `grid.make` for the options."""
+    """Stochastic, one evaluation a step; see `euler_ancestral_on`, and `grid.Points` for the options."""
     check_least(0, eta=eta)
-    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
     return euler_ancestral_on(points, eta, clip)

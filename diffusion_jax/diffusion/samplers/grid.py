@@ -8,7 +8,10 @@ dy / d ratio = (y - x_0) / ratio (eq. 1) whatever alpha does.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import inspect
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +20,8 @@ from diffusion_jax.diffusion import prediction as predictions
 from diffusion_jax.diffusion.continuous import ContinuousProcess
 from diffusion_jax.diffusion.process import DiscreteProcess, Process
 from diffusion_jax.diffusion.samplers import core, spacing
+
+_S = TypeVar("_S")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,22 +149,11 @@ def assemble(
     )
 
 
-def make(
-    process: Process,
-    prediction: str,
-    num_steps: int,
-    spacing_rule: str | None = None,
-    offset: int = 0,
-    rho: float = 7.0,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
-    denoise_to_zero: bool = True,
-) -> Grid:
-    """The grid of `num_steps` points that a rule gives on a process.
+@dataclasses.dataclass(frozen=True)
+class Points:
+    """Where a solver calls the network: what the options of the solvers on a grid have in common.
 
-    Args:
-      process, prediction: what the network was trained for.
-      num_steps: points at which the network is called.
+    Attributes:
       spacing_rule: a rule for timesteps, for times or for noise levels (`spacing`, `continuous.TIME_RULES`); None is
         the process's own.
       offset: added to the timesteps of a chain.
@@ -167,22 +161,70 @@ def make(
       sigma_min, sigma_max: the range of the rules for noise levels; None is the process's own.
       denoise_to_zero: the last step goes from the rule's last point to the clean image. False: it ends at that point.
     """
-    rule = spacing_rule or process.spacing_rule
-    num_points = num_steps if denoise_to_zero else num_steps + 1
-    if rule in spacing.RATIO_RULES:
-        low, high = process.ratio_range()
-        ratios = spacing.ratios(rule, sigma_min or low, sigma_max or high, num_points, rho)
-        ratios = np.asarray(preconditioning.nearest_trained(prediction, ratios))
-        times, alpha = process.time_of(ratios), process.alpha_at(ratios)
-        sigma = ratios * alpha
-    else:
-        if sigma_min is not None or sigma_max is not None:
-            known = ", ".join(spacing.RATIO_RULES)
-            raise ValueError(f"spacing_rule is {rule!r}; sigma_min and sigma_max need one of {known}")
-        times = _times(process, rule, num_points, offset)
-        alpha, sigma = process.alpha(times), process.sigma(times)
-        times = times.astype(np.float64)
-    return assemble(prediction, times, alpha, sigma, end=(1.0, 0.0) if denoise_to_zero else None)
+
+    spacing_rule: str | None = None
+    offset: int = 0
+    rho: float = 7.0
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    denoise_to_zero: bool = True
+
+    def on(self, process: Process, prediction: str, num_steps: int) -> Grid:
+        """The grid of `num_steps` points on the process, and with the prediction, that the network was trained for."""
+        rule = self.spacing_rule or process.spacing_rule
+        num_points = num_steps if self.denoise_to_zero else num_steps + 1
+        if rule in spacing.RATIO_RULES:
+            low, high = process.ratio_range()
+            ratios = spacing.ratios(rule, self.sigma_min or low, self.sigma_max or high, num_points, self.rho)
+            ratios = np.asarray(preconditioning.nearest_trained(prediction, ratios))
+            times, alpha = process.time_of(ratios), process.alpha_at(ratios)
+            sigma = ratios * alpha
+        else:
+            if self.sigma_min is not None or self.sigma_max is not None:
+                known = ", ".join(spacing.RATIO_RULES)
+                raise ValueError(f"spacing_rule is {rule!r}; sigma_min and sigma_max need one of {known}")
+            times = _times(process, rule, num_points, self.offset)
+            alpha, sigma = process.alpha(times), process.sigma(times)
+            times = times.astype(np.float64)
+        return assemble(prediction, times, alpha, sigma, end=(1.0, 0.0) if self.denoise_to_zero else None)
+
+
+def on_points(num_steps: int = 50, **defaults: Any) -> Callable[[Callable[..., _S]], Callable[..., _S]]:
+    """A decorator that makes a constructor of a solver on a grid, solver(points, ...) with options of its own.
+
+    The constructor's arguments are process, prediction and num_steps; then by name the fields of `Points`, and the
+    solver's own. defaults: of fields of `Points`, where they are others.
+    """
+    fields = {field.name: defaults.get(field.name, field.default) for field in dataclasses.fields(Points)}
+
+    def construct(solver: Callable[..., _S]) -> Callable[..., _S]:
+        own = list(inspect.signature(solver).parameters.values())[1:]
+        kinds = typing.get_type_hints(solver)
+        del kinds[next(iter(kinds))]
+        given = {"process": Process, "prediction": str, "num_steps": int}
+        parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in given]
+        parameters[-1] = parameters[-1].replace(default=num_steps)
+        parameters += [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in fields.items()
+        ]
+        parameters += [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+        signature = inspect.Signature(parameters)
+
+        def constructor(*positional: Any, **named: Any) -> _S:
+            bound = signature.bind(*positional, **named)
+            bound.apply_defaults()
+            values = bound.arguments
+            points = Points(**{name: values[name] for name in fields})
+            grid = points.on(values["process"], values["prediction"], values["num_steps"])
+            return solver(grid, **{parameter.name: values[parameter.name] for parameter in own})
+
+        constructor.__name__ = constructor.__qualname__ = solver.__name__
+        constructor.__module__, constructor.__doc__ = solver.__module__, solver.__doc__
+        constructor.__annotations__ = given | typing.get_type_hints(Points) | kinds
+        constructor.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
+        return constructor
+
+    return construct
 
 
 def _times(process: Process, rule: str, num_points: int, offset: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from diffusion_jax.diffusion.process import Process
 from diffusion_jax.diffusion.samplers import core, grid, texts
 from diffusion_jax.diffusion.samplers.grid import Grid
 from diffusion_jax.options import described
@@ -35,19 +34,10 @@ def heun_on(points: Grid, clip: float | None = None) -> core.Sampler:
 @described(
     texts.GRID,
 )
+@grid.on_points()
 def heun(
-    process: Process,
-    prediction: str,
-    num_steps: int = 50,
-    *,
-    spacing_rule: str | None = None,
-    offset: int = 0,
-    rho: float = 7.0,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
-    denoise_to_zero: bool = True,
+    points: Grid,
     clip: float | None = None,
 ) -> core.Sampler:
-    """Second order, two evaluations a step; see `heun_on`, and `grid.make` for the options."""
-    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
+    """Second order, two evaluations a step; see `heun_on`, and `grid.Points` for the options."""
     return heun_on(points, clip)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffusion_jax.diffusion.process import Process
 from diffusion_jax.diffusion.samplers import core, grid, multistep, texts
 from diffusion_jax.diffusion.samplers.grid import Grid
 from diffusion_jax.options import described
@@ -37,20 +36,11 @@ def lms_on(points: Grid, order: int = 4, clip: float | None = None, begun: int =
     texts.GRID,
     texts.ORDER,
 )
+@grid.on_points()
 def lms(
-    process: Process,
-    prediction: str,
-    num_steps: int = 50,
-    *,
-    spacing_rule: str | None = None,
-    offset: int = 0,
-    rho: float = 7.0,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
-    denoise_to_zero: bool = True,
+    points: Grid,
     order: int = 4,
     clip: float | None = None,
 ) -> core.Sampler:
-    """Order `order`, one evaluation a step; see `lms_on`, and `grid.make` for the other options."""
-    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
+    """Order `order`, one evaluation a step; see `lms_on`, and `grid.Points` for the other options."""
     return lms_on(points, order, clip)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffusion_jax.diffusion.process import DiscreteProcess, Process
+from diffusion_jax.diffusion.process import DiscreteProcess
 from diffusion_jax.diffusion.samplers import core, grid, spacing, texts
 from diffusion_jax.diffusion.samplers.grid import Grid
 from diffusion_jax.options import described
@@ -160,41 +160,23 @@ def pndm(
     texts.GRID,
     order="earlier estimates that a step looks back at, up to 4",
 )
+@grid.on_points()
 def ipndm(
-    process: Process,
-    prediction: str,
-    num_steps: int = 50,
-    *,
-    spacing_rule: str | None = None,
-    offset: int = 0,
-    rho: float = 7.0,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
-    denoise_to_zero: bool = True,
+    points: Grid,
     order: int = 4,
     clip: float | None = None,
 ) -> core.Sampler:
-    """One evaluation a step; see `ipndm_on`, and `grid.make` for the other options."""
-    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
+    """One evaluation a step; see `ipndm_on`, and `grid.Points` for the other options."""
     return ipndm_on(points, order, clip)
 
 
 @described(
     texts.GRID,
 )
+@grid.on_points()
 def plms(
-    process: Process,
-    prediction: str,
-    num_steps: int = 50,
-    *,
-    spacing_rule: str | None = None,
-    offset: int = 0,
-    rho: float = 7.0,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
-    denoise_to_zero: bool = True,
+    points: Grid,
     clip: float | None = None,
 ) -> core.Sampler:
-    """One evaluation a step, and one more; see `plms_on`, and `grid.make` for the other options."""
-    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
+    """One evaluation a step, and one more; see `plms_on`, and `grid.Points` for the other options."""
     return plms_on(points, clip)

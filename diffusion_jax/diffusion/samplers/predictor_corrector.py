@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.diffusion.process import Process
 from diffusion_jax.diffusion.samplers import core, grid, running, texts
 from diffusion_jax.diffusion.samplers.grid import Grid
 from diffusion_jax.options import described
@@ -119,26 +118,17 @@ def predictor_corrector_on(
     snr="signal-to-noise ratio of a corrector step; 0.16 for VE, 0.01 to 0.05 for VP",
     corrector_steps="Langevin steps at each noise level",
 )
+@grid.on_points(num_steps=1000, denoise_to_zero=False)
 def predictor_corrector(
-    process: Process,
-    prediction: str,
-    num_steps: int = 1000,
-    *,
-    spacing_rule: str | None = None,
-    offset: int = 0,
-    rho: float = 7.0,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
-    denoise_to_zero: bool = False,
+    points: Grid,
     snr: float = 0.16,
     corrector_steps: int = 1,
     clip: float | None = None,
 ) -> PredictorCorrector:
-    """1 + corrector_steps evaluations a step; see `predictor_corrector_on`, and `grid.make` for the other options.
+    """1 + corrector_steps evaluations a step; see `predictor_corrector_on`, and `grid.Points` for the other options.
 
     snr 0.16 is the paper's for VE; 0.01 to 0.05 suit VP. It stops at the process's last noise level, as the paper does.
     """
     if not snr > 0:
         raise ValueError(f"snr is {snr}; it must be above 0")
-    points = grid.make(process, prediction, num_steps, spacing_rule, offset, rho, sigma_min, sigma_max, denoise_to_zero)
     return predictor_corrector_on(points, snr, corrector_steps, clip)

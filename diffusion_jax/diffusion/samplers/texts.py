@@ -12,7 +12,7 @@ TIMESTEPS = {
 RESPACING = {
     "respacing": "OpenAI's way to choose timesteps instead, such as 250, ddim50 or 10,10,20; None: by spacing_rule"
 }
-# Of `grid.make`.
+# Of `grid.Points`.
 GRID = {
     **NUM_STEPS,
     "spacing_rule": (
