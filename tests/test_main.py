@@ -148,6 +148,7 @@ def refused(capfd, *arguments):
         (["--config", "configs/digits.py", "--config.trainin.num_steps=3"], "did you mean 'training'"),
         (["--config", "configs/digits.py", "--config.training.num_steps=many"], "'many'; it must be of type int"),
         (["--config", "configs/digits.py", "surplus"], "unexpected argument 'surplus'"),
+        (["--config", "configs/digits.py:big"], "jax: --config configs/digits.py: its get_config() takes no argument"),
         (["--config", "configs/papers/dit_imagenet256.py:xl3"], "jax: dit_imagenet256.py:xl3: there is no such size"),
         (["--config", "configs/digits.py", "--wrkdir", "x"], "--wrkdir is not an option; did you mean --workdir?"),
         (["--config", "configs/digits.py", "--seed", "3"], "--seed is not an option; did you mean --config.seed?"),
@@ -189,6 +190,10 @@ DIGITS = "from configs import digits\ndef get_config():\n    c = digits.get_conf
         ("import sys\ndef get_config():\n    sys.exit(0)\n", "broken.py, line 3: SystemExit: 0"),
         ("def get_config(:\n", "broken.py, line 1: SyntaxError"),
         ("x = 1\n", "there is no get_config() in it"),
+        (
+            f"{DIGITS}    c.name = c.modle.name\n",
+            "AttributeError: config field 'modle' does not exist; did you mean 'mod",
+        ),
         (
             f"{DIGITS}    c.mesh = 'x'\n    return c\n",
             "broken.py, line 4: config.mesh is 'x'; it is a section with data, fsdp, tensor",

@@ -31,8 +31,9 @@ def load(argument: str) -> Experiment:
         )
     try:
         config = _run(path, [given] if colon else [])
-    except ConfigError as error:  # of a field, written for the user
-        raise ConfigError(f"--config: {_place(error, path)}{error}") from error
+    except ConfigError as error:  # written for the user
+        place = _place(error, path)
+        raise ConfigError(f"--config: {place}{error}" if place else str(error)) from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except (Exception, SystemExit) as error:  # a config file is a program, and may raise anything

@@ -59,6 +59,11 @@ class Experiment(config_dict.ConfigDict):
             raise ConfigError(f"config.{key} is {value!r}; it is a section with {', '.join(section.keys())}")
         section.update(value)
 
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute not in self._fields:
+            raise AttributeError(str(self._missing(attribute)))
+        return self._fields[attribute]
+
     def __delitem__(self, key: str) -> None:
         raise ConfigError(f"config.{key} cannot be deleted")
 

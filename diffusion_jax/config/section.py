@@ -114,6 +114,11 @@ class Section(config_dict.ConfigDict):
             self._fields[key] = self._fitted(key, value)
         self.given.add(key)
 
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute not in self._fields:
+            raise AttributeError(str(unknown(f"{self.where} field", attribute, self._fields)))
+        return self._fields[attribute]
+
     def __delitem__(self, key: str) -> None:
         raise ConfigError(f"{self.where}.{key} cannot be deleted; set it to another value")
 

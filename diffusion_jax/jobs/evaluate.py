@@ -56,6 +56,7 @@ def evaluate(session: Session) -> None:
     result["protocol"] |= {
         "checkpoint_step": step,
         "parameters": "EMA",
+        "sampling_seed": config.seed if config.sampling.seed is None else config.sampling.seed,
         **session.method.protocol(session),
         "matmul_precision": config.training.matmul_precision,
         "device": jax.devices()[0].device_kind,
