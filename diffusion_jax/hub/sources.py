@@ -109,7 +109,9 @@ class Run(NamedTuple):
 def open_run(folder: Path) -> Run:
     """The newest checkpoint of a run.
 
-    Training's side of the project knows the hub and not the other way round, and needs packages that the hub does
-    without; so its module is looked up when a run is opened.
+    Training's side of the project knows the hub and needs packages that the hub does without. The import below is the
+    only one the other way round, made when a run is opened and named in the contracts of pyproject.toml.
     """
-    return importlib.import_module("diffusion_jax.jobs.export").open_run(folder)
+    from diffusion_jax.jobs import export
+
+    return export.open_run(folder)
