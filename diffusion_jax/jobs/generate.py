@@ -45,15 +45,23 @@ class Generator:
         with bar:
             for start in range(0, num_images, size):
                 wanted = min(size, num_images - start)
-                indices = np.arange(start, start + size)
-                images, trajectory = self._draw(indices, trajectory_stride)
-                labels = self._session.labels(indices[:wanted])
-                self.num_images += wanted
+                images, frames = self.part(start, wanted, trajectory_stride)
                 bar.update(wanted)
-                # From all processes to all, since each would read its own part alone.
-                images, trajectory = multihost_utils.process_allgather((images, trajectory), tiled=True)
-                frames = None if trajectory is None else trajectory[:, :wanted]
-                yield data.to_uint8(images[:wanted]), labels, frames
+                yield images, self._session.labels(np.arange(start, start + wanted)), frames
+
+    def part(
+        self, start: int, count: int, trajectory_stride: int | None = None, params: Any = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """(images uint8 [count, H, W, C], trajectory or None) from image `start` on.
+
+        count: config.sampling.batch_size at most. params: others than the run's.
+        """
+        size = self._session.config.sampling.batch_size
+        drawn = self._draw(np.arange(start, start + size), trajectory_stride, params)
+        self.num_images += count
+        # From all processes to all, since each would read its own part alone.
+        images, trajectory = multihost_utils.process_allgather(drawn, tiled=True)
+        return data.to_uint8(images[:count]), None if trajectory is None else trajectory[:, :count]
 
     def on_devices(self, num_images: int, params: Any) -> Iterator[tuple[jax.Array, int]]:
         """Yields (images float32 [B, H, W, C] in [-1, 1] that stay on the devices, how many of them are wanted).

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 from diffusion_jax.config import ConfigError, Experiment
+from diffusion_jax.data.sources.image_folder import counted
 from diffusion_jax.jobs import evaluate, lock, replay, report, sample, train
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.training.distributed import leaving_if_one_is_lost, wait_for_all
@@ -50,7 +51,7 @@ def run(config: Experiment, workdir: Path, modes: tuple[str, ...], command: str)
     _check_workdir(workdir)
     session = Session(config, workdir, command)
     if READS_DATA & set(modes):  # data that are not there are said before config.json takes their name
-        _ = session.train_source, session.test_source
+        say(_described(session))
     jobs = {**JOBS, **session.method.jobs}
     with contextlib.ExitStack() as stack:
         if "train" in modes or (workdir / "checkpoints").exists():  # the other jobs need a run that was begun
@@ -77,6 +78,15 @@ def run(config: Experiment, workdir: Path, modes: tuple[str, ...], command: str)
         return 1
     print(f"done in {time.monotonic() - begun:.0f} s: {session.workdir}", file=sys.stderr)
     return 0
+
+
+def _described(session: Session) -> str:
+    """What was found of the data, in a line."""
+    train, test = session.train_source, session.test_source
+    classes = f", of {train.num_classes} classes" if train.num_classes is not None else ", without classes"
+    passed_over = getattr(train, "passed_over", {})
+    others = f"; passed over: {counted(passed_over)}" if passed_over else ""
+    return f"{len(train):,} images to train on and {len(test):,} held out{classes}{others}"
 
 
 def _check_workdir(workdir: Path) -> None:

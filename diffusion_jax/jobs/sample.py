@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from diffusion_jax.figures import animation, grid
+from diffusion_jax.jobs import records, saving
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.session import Session
+from diffusion_jax.training.events import EventFile
+from diffusion_jax.training.logging import say, writing
 
 STRIP_ROWS = 6
 STRIP_COLUMNS = 9
 # Held-out images that are looked through for some of every class.
 _MOST_REAL = 2000
+# Images in samples.png; more could not be told apart.
+_MOST_SHOWN = 400
+# What is shown of a draw, set aside where another draw takes its place.
+_PICTURES = ("samples.png", "sampling.gif", "denoising.png", "sampling.json")
 
 
 def sample(session: Session) -> None:
@@ -19,7 +32,14 @@ def sample(session: Session) -> None:
     config = session.config.sampling
     stride, captions = session.model.frames(config.num_frames)
     generator = Generator(session)
-    parts = list(generator.batches(config.num_images, trajectory_stride=stride))
+    settings = {
+        **session.method.drawn(session),
+        "checkpoint_step": session.parameters[0],
+        "seed": session.config.seed if config.seed is None else config.seed,
+    }
+    if config.save != "none":
+        saving.save(session, generator, settings)
+    parts = list(generator.batches(min(config.num_images, _MOST_SHOWN), trajectory_stride=stride))
     images = np.concatenate([part[0] for part in parts])
     classes = session.model.num_requests
     labels = None if classes is None else np.concatenate([part[1] for part in parts if part[1] is not None])
@@ -28,6 +48,8 @@ def sample(session: Session) -> None:
     trajectory /= np.maximum(1, trajectory.std(axis=(1, 2, 3, 4), keepdims=True))
     trajectory = np.stack([session.decode(states) for states in trajectory])
     real = _real(session, len(images))
+    if session.paints:
+        _set_aside(session.workdir, settings)
     session.method.pictures(session, labels, trajectory, captions)
     if not session.paints:  # all draw and decode, one paints
         return
@@ -42,14 +64,44 @@ def sample(session: Session) -> None:
         "sampling.json",
         {
             "num_images": generator.num_images,
-            **session.method.drawn(session),
-            "checkpoint_step": session.parameters[0],
-            "seed": session.config.seed if config.seed is None else config.seed,
+            **settings,
             "compile_seconds": generator.compile_seconds,
             "seconds": generator.sample_seconds,
             "images_per_second": generator.num_images / max(generator.sample_seconds, 1e-9),
         },
     )
+    events = EventFile(session.workdir / "tensorboard", purge_step=None)
+    events.picture(settings["checkpoint_step"], "samples", sheet(images))
+    events.close()
+    how = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items() if value is not None)
+    say(f"wrote samples.png of {len(images)} images ({how}) and sampling.gif")
+
+
+def sheet(images: np.ndarray, most: int = 16) -> np.ndarray:
+    """The first images uint8 [N, H, W, C] side by side and below one another, uint8 [H', W', 3]."""
+    images = images[:most]
+    images = np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+    side = math.ceil(math.sqrt(len(images)))
+    filled = np.concatenate([images, np.zeros((side * side - len(images), *images.shape[1:]), np.uint8)])
+    height, width = images.shape[1:3]
+    return filled.reshape(side, side, height, width, 3).swapaxes(1, 2).reshape(side * height, side * width, 3)
+
+
+def _set_aside(workdir: Path, settings: Mapping[str, Any]) -> None:
+    """Moves the pictures of a draw with other settings to DIR/earlier/<number>, and says so."""
+    there = records.read(workdir, "sampling.json") if (workdir / "sampling.json").is_file() else {}
+    wanted = json.loads(json.dumps(dict(settings), default=str))
+    if not there or all(there.get(name) == value for name, value in wanted.items()):
+        return
+    earlier = workdir / "earlier"
+    number = 1 + max((int(path.name) for path in earlier.glob("[0-9]*") if path.name.isdecimal()), default=0)
+    with writing(earlier):
+        folder = earlier / str(number)
+        folder.mkdir(parents=True)
+        for name in _PICTURES:
+            if (workdir / name).is_file():
+                (workdir / name).rename(folder / name)
+    say(f"the pictures of the last draw, with other settings, are in {folder} now")
 
 
 def _real(session: Session, count: int) -> tuple[np.ndarray, np.ndarray | None] | None:

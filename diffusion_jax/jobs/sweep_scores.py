@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,7 +38,20 @@ def sweep(session: Session) -> dict[str, Any] | None:
     name = measure.Names(scorer.published.extractor).main(scorer.metrics[0])
     if jax.process_index() == 0:
         score_curves.write_score_curves(session.workdir / PICTURE, results, name)
+        print(table(results), file=sys.stderr)
     return {"protocol": scorer.protocol() | {"checkpoint_step": step}, "score": name, "results": results}
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """The results as lines of text, the columns that say something of any of them."""
+    names = [name for name in results[0] if any(result[name] is not None for result in results)]
+    rows = [names, *([_text(result[name]) for name in names] for result in results)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(names))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def describe(session: Session) -> dict[str, Any]:

@@ -8,9 +8,16 @@ import jax
 
 from diffusion_jax import data
 from diffusion_jax.config import build
+from diffusion_jax.jobs import cost
+from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.measure import training_scores
+from diffusion_jax.jobs.sample import sheet
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.training import loop
+from diffusion_jax.training.logging import say
+
+# Images in a picture for TensorBoard.
+_SHOWN = 16
 
 
 def train(session: Session) -> signal.Signals | None:
@@ -18,6 +25,8 @@ def train(session: Session) -> signal.Signals | None:
     config, options = session.config, session.config.training
     scoring = training_scores(session)
     batches = train_batches(session)
+    if line := cost.warning(session):
+        say(line)
     result = loop.train(
         session.model,
         batches,
@@ -40,8 +49,18 @@ def train(session: Session) -> signal.Signals | None:
             debug=config.debug,
         ),
         scoring=scoring,
+        pictures=_pictures(session),
     )
     return result.interrupted
+
+
+def _pictures(session: Session) -> loop.Pictures | None:
+    """Samples for TensorBoard, always from the same noise."""
+    sampling = session.config.sampling
+    if not sampling.every or "sample" in session.method.jobs:  # of a method that draws no images
+        return None
+    generator, count = Generator(session), min(sampling.batch_size, _SHOWN)
+    return loop.Pictures(lambda params: sheet(generator.part(0, count, params=params)[0], _SHOWN), sampling.every)
 
 
 def train_batches(session: Session) -> data.TrainIterator:

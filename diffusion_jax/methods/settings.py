@@ -10,12 +10,15 @@ from diffusion_jax.metrics import measure, protocols, quantisation
 from diffusion_jax.options import check_choice, check_least, described
 
 CHECKPOINTS = ("newest", "best")
+SAVES = ("none", "images", "npz")
 
 
 @described(
-    num_images="images in samples.png",
+    num_images="images that are drawn; samples.png shows the first of many",
     batch_size="images that are drawn at once, over all devices",
     num_frames="frames of sampling.gif",
+    save="all images as files of their own beside samples.png: images (DIR/images) or npz (DIR/samples.npz); or none",
+    every="updates between pictures of samples in TensorBoard while it trains; 0: none",
     seed="of what is drawn; None: config.seed",
     ema_width="width of the average to draw with, from the snapshots of posthoc_ema; None: the average of ema",
 )
@@ -26,11 +29,15 @@ class Sampling:
     num_images: int = 64
     batch_size: int = 64
     num_frames: int = 32
+    save: str = "none"
+    every: int = 0
     seed: int | None = None
     ema_width: float | None = None
 
     def __post_init__(self) -> None:
         check_least(1, num_images=self.num_images, batch_size=self.batch_size, num_frames=self.num_frames)
+        check_least(0, every=self.every)
+        check_choice("save", self.save, SAVES)
         if self.seed is not None:
             check_seed("seed", self.seed)
 

@@ -78,6 +78,12 @@ class MetricsWriter:
         with writing(self._tensorboard):
             self._events.write(step, scalars)
 
+    def picture(self, step: int, name: str, pixels: np.ndarray | None) -> None:
+        """Adds a picture, uint8 [H, W, 3], to TensorBoard's events; None adds nothing."""
+        if self._file is not None and pixels is not None:
+            with writing(self._tensorboard):
+                self._events.picture(step, name, pixels)
+
     def close(self) -> None:
         if self._file is not None:
             self._file.close()

@@ -7,10 +7,12 @@ import dataclasses
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -91,6 +93,19 @@ class TrainingOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pictures:
+    """What is shown in TensorBoard on the way.
+
+    Attributes:
+      draw: averaged parameters -> a picture, uint8 [H, W, 3]; called by all processes.
+      every: updates between pictures; the last update has one too.
+    """
+
+    draw: Callable[[Any], np.ndarray]
+    every: int
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainResult:
     """The state at the end, the time it took, and the signal that ended the run early, if one did."""
 
@@ -111,6 +126,7 @@ def train(
     options: TrainingOptions,
     posthoc_ema: PosthocEMA | None = None,
     scoring: Scoring | None = None,
+    pictures: Pictures | None = None,
 ) -> TrainResult:
     """Trains from the newest checkpoint in `workdir`, or from the start, to `options.num_steps` updates.
 
@@ -128,6 +144,7 @@ def train(
       mesh: from `sharding.make_mesh`.
       options: see there.
       posthoc_ema: averages that are kept for `ema_snapshots.reconstruct`; by default none.
+      pictures: pictures of samples on the way, for TensorBoard; by default none.
       scoring: scores that are taken on the way, written to metrics.jsonl; they may keep the best parameters in best/
         and end the run early. By default none.
 
@@ -208,7 +225,8 @@ def train(
                 save = step % options.checkpoint_every == 0 or last
                 snap = snapshot_every is not None and (step % snapshot_every == 0 or step == options.num_steps)
                 due = scorekeeper is not None and scorekeeper.due(step, last=step == options.num_steps)
-                if log or save or snap or due:
+                shown = pictures is not None and (step % pictures.every == 0 or step == options.num_steps)
+                if log or save or snap or due or shown:
                     guard.drain()
                 if guard.failed is not None:
                     again = replay.Replay(guard.failed.step, state, guard.failed.batch, step_key)
@@ -223,6 +241,12 @@ def train(
                     last, save = last or scorekeeper.stopped, save or scorekeeper.stopped
                     seconds = score_watch.lap()
                     timing.score_seconds += seconds
+                    watch.skip(seconds)
+                    report_watch.skip(seconds)
+                if pictures is not None and shown:
+                    picture_watch = Stopwatch()
+                    writer.picture(step, "samples", pictures.draw(state.ema_params))
+                    seconds = picture_watch.lap()
                     watch.skip(seconds)
                     report_watch.skip(seconds)
                 if log:

@@ -5,14 +5,20 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
 
+from configs import image_folder
 from diffusion_jax.config import ConfigError
-from diffusion_jax.jobs import run
-from diffusion_jax.training.checkpoints import CheckpointError
+from diffusion_jax.jobs import cost, run, sweep_scores
+from diffusion_jax.jobs.session import Session
+from diffusion_jax.training import sharding
+from diffusion_jax.training.checkpoints import CheckpointError, restore_params
 from tests.configs import tiny
 from tests.figures.test_report import Page
 
@@ -136,6 +142,105 @@ def test_a_folder_whose_name_is_no_text_is_refused_before_anything_is_compiled(t
     result = subprocess.run([*command, bytes(tmp_path) + b"/\xff"], capture_output=True, check=False)
     assert result.returncode == 2 and b"is not UTF-8, which checkpoints need" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def drawn(workdir, **sampling):
+    config = tiny.get_config()
+    for field, value in sampling.items():
+        setattr(config.sampling, field, value)
+    return run.run(config, workdir, ("sample",), command="")
+
+
+def test_images_are_saved_and_a_killed_draw_goes_on(workdir):
+    assert drawn(workdir, save="images", num_images=40) == 0
+    files = sorted((workdir / "images").glob("*.png"))
+    assert [file.name for file in files] == [f"{number:06d}.png" for number in range(40)]
+    before = {file.name: file.read_bytes() for file in files}
+    times = {file.name: file.stat().st_mtime_ns for file in files}
+    files[20].unlink()  # of the second batch of 16
+    (workdir / "images" / "000039.part").write_bytes(b"hal")
+    assert drawn(workdir, save="images", num_images=40) == 0
+    again = sorted((workdir / "images").glob("*.png"))
+    assert {file.name: file.read_bytes() for file in again} == before
+    assert sum(file.stat().st_mtime_ns != times[file.name] for file in again) == 16
+
+
+def test_an_archive_holds_the_images_and_what_was_asked_for(workdir):
+    assert drawn(workdir, save="npz", num_images=20) == 0
+    with np.load(workdir / "samples.npz") as file:
+        images, labels = file["arr_0"], file["arr_1"]
+    assert images.shape == (20, 8, 8, 1) and images.dtype == np.uint8
+    np.testing.assert_array_equal(labels, np.arange(20) % 10)
+    np.testing.assert_array_equal(images[7, ..., 0], Image.open(workdir / "images" / "000007.png"))
+
+
+def test_images_of_other_settings_are_not_mixed(workdir):
+    assert drawn(workdir, save="images") == 0
+    with pytest.raises(ConfigError, match="holds images that were drawn with seed 0, and now it is 3; move them"):
+        drawn(workdir, save="images", seed=3)
+
+
+def test_another_draw_keeps_the_pictures_of_the_last(workdir):
+    before = (workdir / "samples.png").read_bytes()
+    assert drawn(workdir) == 0  # the same again
+    assert not (workdir / "earlier").exists() and (workdir / "samples.png").read_bytes() == before
+    assert drawn(workdir, seed=5) == 0
+    assert (workdir / "earlier" / "1" / "samples.png").read_bytes() == before != (workdir / "samples.png").read_bytes()
+    assert json.loads((workdir / "earlier" / "1" / "sampling.json").read_text())["seed"] == 0
+
+
+def pictures(workdir):
+    """Steps of the pictures in the events that TensorBoard reads."""
+    found = []
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        content = path.read_bytes()
+        while content:
+            length = int.from_bytes(content[:8], "little")
+            event = Event.FromString(content[12 : 12 + length])
+            found += [event.step for value in event.summary.value if value.HasField("image")]
+            content = content[16 + length :]
+    return found
+
+
+def test_tensorboard_shows_samples_while_it_trains(whole, tmp_path):
+    assert pictures(whole) == [40]  # of the job that samples
+    config = tiny.get_config()
+    config.sampling.every = 15
+    assert run.run(config, tmp_path / "run", ("train",), command="") == 0
+    assert pictures(tmp_path / "run") == [15, 30, 40]
+    checkpoints = [(folder / "checkpoints" / "40") for folder in (whole, tmp_path / "run")]
+    states = [restore_params(folder.parent, _shapes(tiny.get_config())) for folder in checkpoints]
+    jax.tree.map(np.testing.assert_array_equal, *(params for _, params in states))
+
+
+def _shapes(config):
+    session = Session(config, Path("nowhere"))
+    batch = {"image": np.zeros((1, *session.model.image_shape), np.float32)}
+    shapes = jax.eval_shape(session.model.init, jax.random.key(0), batch)
+    return sharding.sharded_shapes(session.mesh, shapes)
+
+
+def test_the_data_are_described_before_anything_is_compiled(workdir, capfd):
+    assert drawn(workdir) == 0
+    said = capfd.readouterr().err.splitlines()
+    assert said[0] == "1,438 images to train on and 359 held out, of 10 classes"
+    assert any(line.startswith("wrote samples.png of 20 images (sampler ddim, num steps 4") for line in said)
+
+
+def test_a_run_of_days_is_announced(monkeypatch):
+    monkeypatch.setattr(cost, "_rate", lambda: 1e11)
+    config = image_folder.get_config()
+    config.data.name, config.data.path, config.data.image_size = "digits", None, 32
+    line = cost.warning(Session(config, Path("nowhere")))
+    # 200,000 updates of 128 images, 3 passes of 12 billion operations (6.06 G multiply-adds), at 3e10 a second
+    days = int(re.search(r"about (\d+) days on this machine", line)[1])
+    assert days == pytest.approx(3 * 2 * 6.06e9 * 128 * 200_000 / 3e10 / 86400, rel=0.15)
+    assert cost.warning(Session(tiny.get_config(), Path("nowhere"))) is None
+
+
+def test_a_table_has_the_columns_that_say_something():
+    results = [{"sampler": "ddim", "num_steps": 4, "guidance_scale": None, "fid": 12.3456}]
+    assert sweep_scores.table(results).splitlines() == ["sampler  num_steps    fid", "   ddim          4  12.35"]
 
 
 def test_a_classifier_of_few_images_takes_few_steps():
