@@ -2,17 +2,20 @@
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion_jax.hub.files import CheckpointError, read_object
+from diffusion_jax.hub.files import NO_WEIGHTS, PICKLED, SAFE, CheckpointError, read_object
 
 PIPELINE = "model_index.json"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-# everything a network or pipeline is made of, and no copy of it in another framework's format
-ALLOWED = ("*.json", "*.safetensors", "*.txt", "*.model")
-IGNORED = ("*.non_ema.safetensors", "*flax*", "*onnx*", "*openvino*")
+# everything a network or pipeline is made of beside its weights
+ALLOWED = ("*.json", "*.txt", "*.model")
+# copies in other frameworks' formats, what trainers leave, and a classifier that no pipeline here has
+IGNORED = ("*.non_ema.*", "*flax*", "*onnx*", "*openvino*", "*safety_checker/*", *(f"*{name}" for name in NO_WEIGHTS))
+# Weights in half precision, where they were not asked for.
+VARIANTS = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*.bf16-*")
 
 
 def model_folder(source: str | Path, part: str | None, variant: str | None, revision: str | None) -> Path:
@@ -47,6 +50,8 @@ def parts(folder: Path) -> list[str]:
 def download(repository: str, part: str | None, variant: str | None, revision: str | None) -> Path:
     """A local folder with the repository's files, or with those of one part; cached by huggingface_hub.
 
+    PyTorch's .bin weights are downloaded for networks without .safetensors only.
+
     Raises:
       CheckpointError: huggingface_hub is not installed, there is no network, or no such repository.
     """
@@ -57,23 +62,41 @@ def download(repository: str, part: str | None, variant: str | None, revision: s
         raise CheckpointError(
             f"{missing}, and to look for a repository of that name huggingface_hub must be installed"
         ) from None
-    weights = "*.safetensors" if variant is None else f"*.{variant}*"
-    kinds = [weights if kind == "*.safetensors" else kind for kind in ALLOWED]
-    allowed = [kind if part is None else f"{part}/{kind}" for kind in kinds]
-    others = ["*.fp16.*", "*.bf16.*"] if variant is None else []
-    try:
-        folder = hub.snapshot_download(
-            repository,
-            revision=revision,
-            allow_patterns=[PIPELINE, *allowed],
-            ignore_patterns=[*IGNORED, *others],
-        )
-    except Exception as error:  # of many kinds, by the library and by what it uses
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{missing}, and no repository of that name could be read ({type(error).__name__}: {reason})"
-        ) from None
-    return Path(folder)
+    ignored = [*IGNORED, *(VARIANTS if variant is None else ())]
+
+    def fetch(patterns: Iterable[str], *unwanted: str) -> Path:
+        try:
+            return Path(
+                hub.snapshot_download(
+                    repository,
+                    revision=revision,
+                    allow_patterns=[PIPELINE, *patterns],
+                    ignore_patterns=[*ignored, *unwanted],
+                )
+            )
+        except Exception as error:  # of many kinds, by the library and by what it uses
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"{missing}, and no repository of that name could be read ({type(error).__name__}: {reason})"
+            ) from None
+
+    def weights(ending: str) -> str:
+        return f"*{ending}" if variant is None else f"*.{variant}*{ending}"
+
+    folder = fetch(kind if part is None else f"{part}/{kind}" for kind in (*ALLOWED, weights(SAFE)))
+    networks = [folder / part] if part is not None else [path.parent for path in sorted(folder.rglob("config.json"))]
+    # PyTorch's own weights are the same ones again, unless there are no others
+    for network in networks:
+        if not _holds(network, weights(SAFE), ignored):
+            # a star stands for folders, too
+            deeper = "*/*" if network == folder else f"{network.relative_to(folder).as_posix()}/*/*"
+            fetch([(network.relative_to(folder) / weights(PICKLED)).as_posix()], deeper)
+    return folder
+
+
+def _holds(folder: Path, kind: str, ignored: Iterable[str]) -> bool:
+    """Whether there is such a file in the folder; a cache may hold those of other calls, too."""
+    return any(not any(path.match(pattern) for pattern in ignored) for path in folder.glob(kind))
 
 
 def is_run(folder: Path) -> bool:

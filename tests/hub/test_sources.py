@@ -1,6 +1,8 @@
 """Where networks come from: pipelines' folders, variants and shards, repositories, precision of the parameters."""
 
+import fnmatch
 import json
+import shutil
 import sys
 import types
 
@@ -146,6 +148,43 @@ def test_settings_can_be_overruled(tmp_path):
     assert hub.load(write(NAME, tmp_path), config={"scaling_factor": 2.0})[0].scaling_factor == 2.0
 
 
+@pytest.mark.parametrize("variant", [None, "fp16"])
+@pytest.mark.parametrize("part", ["vae", None])
+def test_repositories_without_safetensors_are_read_from_bin(part, variant, tmp_path, monkeypatch):
+    """As huggingface_hub filters: a file is fetched where a pattern fits its path, and none of those to ignore."""
+    remote, cache = tmp_path / "remote", tmp_path / "cache"
+    place = remote / "vae" if part else remote
+    expected = hub.load(write(NAME, place))[1]
+    (place / f"{STEM}.safetensors").unlink()
+    pickled(place / f"{STEM}.bin", golden.fill_tensors(NAME), monkeypatch)
+    rounded = {name: value.astype(np.float32) for name, value in halves().items()}
+    pickled(place / f"{STEM}.fp16.bin", rounded, monkeypatch)
+    for other in ("optimizer.bin", "flax_model.bin"):
+        (place / other).write_bytes(b"no weights")
+    write(NAME, remote / "unet")  # the other network has safetensors, and its .bin stays away
+    save_file(halves(), remote / "unet" / f"{STEM}.fp16.safetensors")
+    for middle in ("", ".fp16"):
+        (remote / "unet" / f"{STEM}{middle}.bin").write_bytes(b"the same again")
+
+    def snapshot_download(repository, *, revision, allow_patterns, ignore_patterns):
+        for path in (path.relative_to(remote) for path in remote.rglob("*") if path.is_file()):
+            asked, unwanted = (
+                any(fnmatch.fnmatch(path.as_posix(), pattern) for pattern in patterns)
+                for patterns in (allow_patterns, ignore_patterns)
+            )
+            if asked and not unwanted:
+                (cache / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(remote / path, cache / path)
+        return str(cache)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
+    if variant is not None:
+        expected = jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), expected)
+    assert_same(hub.load("someone/something", part=part, variant=variant)[1], expected)
+    fetched = [path.relative_to(cache).as_posix() for path in cache.rglob("*.bin")]
+    assert fetched == [f"{part + '/' if part else ''}{STEM}{'' if variant is None else '.fp16'}.bin"]
+
+
 def test_repositories(tmp_path, monkeypatch):
     write(NAME, tmp_path / "vae")
     asked = {}
@@ -163,6 +202,7 @@ def test_repositories(tmp_path, monkeypatch):
     assert "vae/*.safetensors" in asked["allow_patterns"]
     assert not any(pattern.startswith(("*", "unet")) for pattern in asked["allow_patterns"])
     assert "*.fp16.*" in asked["ignore_patterns"]
+    assert not any(".bin" in pattern for pattern in asked["allow_patterns"])
 
     def offline(repository, **options):
         raise ConnectionError("no route\nto host")
