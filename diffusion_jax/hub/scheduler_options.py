@@ -48,11 +48,15 @@ class Options:
             if got != value:
                 raise ValueError(f"{self.name}: {option} is {got!r}; only {value!r} is supported")
 
-    def refuse_learned_variance(self) -> None:
-        """Raises ValueError for an output that has a variance; fixed ones are passed over, as in diffusers."""
-        learned = ("learned", "learned_range")
-        if self.get("variance_type", None) in learned:
-            raise ValueError(f"{self.name}: variance_type is {self.get('variance_type', None)!r}; take a fixed one")
+    def has_variance_channels(self) -> bool:
+        """Whether half of the network's output is a variance, which DPM-Solver leaves alone. Fixed ones do not matter.
+
+        Raises ValueError where diffusers does not take them off, as with any prediction but of the noise.
+        """
+        learned = self.get("variance_type", None) in ("learned", "learned_range")
+        if learned and self.prediction != "epsilon":
+            raise ValueError(f"{self.name}: variance_type is a learned one, which needs prediction_type 'epsilon'")
+        return learned
 
     def clip(self, default: bool) -> float | None:
         """What estimates of x_0 are clipped to; default: of clip_sample in this class."""

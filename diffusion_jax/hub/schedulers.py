@@ -191,13 +191,12 @@ def _dpmpp_with(options: Options, visited: grid.Grid, num_steps: int) -> core.Sa
 
 
 def _dpmpp(options: Options, num_steps: int) -> core.Sampler:
-    options.refuse_learned_variance()
     visited = points.preserving(options, points.chain(options), num_steps, lu=True)
-    return _dpmpp_with(options, visited.after(options.first_step), num_steps)
+    sampler = _dpmpp_with(options, visited.after(options.first_step), num_steps)
+    return dataclasses.replace(sampler, learned_variance=options.has_variance_channels())
 
 
 def _dpmpp_singlestep(options: Options, num_steps: int) -> core.Sampler:
-    options.refuse_learned_variance()
     options.choose("algorithm_type", "dpmsolver++", ("dpmsolver++", "deis"))
     options.choose("solver_type", "midpoint", ("midpoint", "logrho", "bh1", "bh2"))
     order, chain = options.get("solver_order", 2), points.chain(options, zero_snr=False)
@@ -206,11 +205,11 @@ def _dpmpp_singlestep(options: Options, num_steps: int) -> core.Sampler:
     # diffusers sets it where the steps would not fit or the end needs it
     lower = options.get("lower_order_final", False) or bool(num_steps % order) or to_zero
     sampler = dpmpp_singlestep_on(visited, order, lower, begun=options.first_step)
-    return dataclasses.replace(sampler, threshold=options.threshold)
+    return dataclasses.replace(sampler, threshold=options.threshold, learned_variance=options.has_variance_channels())
 
 
 def _unipc(options: Options, num_steps: int) -> core.Sampler:
-    options.refuse(predict_x0=True, disable_corrector=[], solver_p=None)
+    options.refuse(predict_x0=True, solver_p=None)
     sampler = unipc_on(
         points.preserving(options, points.chain(options), num_steps, ends_at_last=True, flow_shifts=True).after(
             options.first_step
@@ -218,6 +217,8 @@ def _unipc(options: Options, num_steps: int) -> core.Sampler:
         options.get("solver_order", 2),
         options.choose("solver_type", "bh2", _UNIPC_TYPES),
         options.get("lower_order_final", True),
+        # counted from the first step of the whole run
+        [step - options.first_step for step in options.get("disable_corrector", [])],
     )
     return dataclasses.replace(sampler, threshold=options.threshold)
 

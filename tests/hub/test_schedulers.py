@@ -152,10 +152,14 @@ def test_reads_files_and_folders(tmp_path):
         ("ddim-sd-epsilon", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, "holds no signal"),
         ("pndm-sd", {"prediction_type": "sample"}, "prediction_type is 'sample'; it can be epsilon, v_prediction"),
         ("dpmpp-2m-sd", {"use_flow_sigmas": True}, "use_flow_sigmas needs prediction_type 'flow_prediction'"),
-        ("dpmpp-2m-sd", {"variance_type": "learned_range"}, "variance_type is 'learned_range'; take a fixed one"),
+        (
+            "dpmpp-2m-sd",
+            {"variance_type": "learned_range", "prediction_type": "v_prediction"},
+            "variance_type is a learned one, which needs prediction_type 'epsilon'",
+        ),
         ("dpmpp-2m-sd", {"algorithm_type": "dpmsolver"}, "algorithm_type is 'dpmsolver'"),
         ("dpmpp-2m-karras-sd", {"use_beta_sigmas": True}, "exclude each other"),
-        ("unipc-2-sd", {"disable_corrector": [0]}, "disable_corrector"),
+        ("unipc-2-sd", {"predict_x0": False}, "predict_x0 is False; only True is supported"),
         ("flow-euler", {"use_dynamic_shifting": True}, "use_dynamic_shifting needs mu"),
     ],
 )

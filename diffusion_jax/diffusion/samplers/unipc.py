@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from diffusion_jax.diffusion.samplers import core, grid, multistep, texts
@@ -16,13 +18,14 @@ def unipc_on(
     order: int = 2,
     variant: str = "bh2",
     lower_order_final: bool = True,
-    corrector: bool = True,
+    uncorrected: Collection[int] = (),
     clip: float | None = None,
 ) -> core.Sampler:
     """UniPC for the estimate of x_0 (Zhao et al. 2023, algorithms 1 and 2, and their data-prediction form, appendix).
 
     variant: B(h), h ("bh1") or e^h - 1 ("bh2"). The predictor is of order `order`, with the corrector one higher.
-    lower_order_final: the order falls to 1 at the end, as a step to zero noise needs.
+    lower_order_final: the order falls to 1 at the end, as a step to zero noise needs. uncorrected: the steps, counted
+    from 0, whose ends stay as they were predicted.
     """
     if order < 1:
         raise ValueError(f"order is {order}; it must be 1 or more")
@@ -51,7 +54,7 @@ def unipc_on(
     for i, usable in enumerate(orders):
         # The state at point i from (x, anchor, history): x itself, or the corrected end of the last step.
         state = np.zeros(2 + length)
-        if i and corrector:
+        if i and i - 1 not in uncorrected:
             state[1], weights = update(i - 1, orders[i - 1], True)
             state[2:] = weights[:length]
         else:
