@@ -52,6 +52,10 @@ class Parts(Protocol):
         """The settings of a part."""
         ...
 
+    def null_class(self) -> int | None:
+        """The label that means no class; None where none was trained."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -93,18 +97,22 @@ class FolderParts:
     def config(self, name: str) -> Mapping[str, Any]:
         return read_object(self.where / name / "config.json")
 
+    def null_class(self) -> int | None:
+        return None  # diffusers' settings do not say which it is
+
     def close(self) -> None:
         pass
 
 
 class RunParts:
-    """Of a run of this project that draws without classes; a network in pixels, on a chain of timesteps."""
+    """Of a run of this project: a network in pixels, on a chain of timesteps, with or without classes."""
 
     def __init__(self, folder: Path):
         self.where, self._run = folder, sources.open_run(folder)
-        why = "it draws classes, which are asked for" if self._run.num_classes is not None else self._run.without
-        if why:
-            raise CheckpointError(f"{folder}: {why}; draw from this run by --mode sample with its own config")
+        if self._run.without:
+            raise CheckpointError(
+                f"{folder}: {self._run.without}; draw from this run by --mode sample with its own config"
+            )
         self.index: Mapping[str, Any] = {"_class_name": PIPELINES[self._scheduler["_class_name"]]}
 
     @property
@@ -126,6 +134,9 @@ class RunParts:
     def config(self, name: str) -> Mapping[str, Any]:
         height, _, channels = self._run.image_shape
         return {"sample_size": height, "in_channels": channels}
+
+    def null_class(self) -> int | None:
+        return self._run.null_class
 
     def close(self) -> None:
         pass
@@ -271,6 +282,9 @@ class FileParts:
 
     def config(self, name: str) -> Mapping[str, Any]:
         raise CheckpointError(f"{self.where}: states no settings")
+
+    def null_class(self) -> int | None:
+        return None
 
     def written_index(self) -> dict[str, Any]:
         """model_index.json of a folder made of this file."""

@@ -119,7 +119,14 @@ def _pipeline(
             raise CheckpointError(f"{folder / 'unet' / 'config.json'}: sample_size is {size!r}; it must be an integer")
         channels = config.get("in_channels", 3)
         return Unconditional(
-            network, jax.device_put({"network": params}), schedule, size, channels, UNCONDITIONAL[name]
+            network,
+            jax.device_put({"network": params}),
+            schedule,
+            size,
+            channels,
+            UNCONDITIONAL[name],
+            getattr(network, "num_classes", None),
+            parts.null_class(),
         )
     if name not in FAMILIES:
         known = ", ".join((*FAMILIES, *UNCONDITIONAL))

@@ -117,6 +117,7 @@ class Run(NamedTuple):
       network, params: and its averaged parameters, of the newest checkpoint.
       image_shape: (height, width, channels) of what it draws.
       num_classes: None for a network that is told none.
+      null_class: the label that means no class; None where training dropped no labels.
       scheduler: a scheduler config of diffusers with its process, prediction and solver; None where `without` says why
         there is none.
     """
@@ -125,6 +126,7 @@ class Run(NamedTuple):
     params: Any
     image_shape: tuple[int, int, int]
     num_classes: int | None
+    null_class: int | None
     scheduler: Mapping[str, Any] | None
     without: str = ""
 

@@ -29,7 +29,9 @@ def open_run(workdir: Path) -> Run:
     _, params = session.parameters
     model: Any = session.model
     scheduler, without = _scheduler(session)
-    return Run(model.network, params, model.image_shape, getattr(model, "num_classes", None), scheduler, without)
+    num_classes = getattr(model, "num_classes", None)
+    null_class = num_classes if getattr(model, "label_dropout", 0) else None
+    return Run(model.network, params, model.image_shape, num_classes, null_class, scheduler, without)
 
 
 def _scheduler(session: Session) -> tuple[dict[str, Any] | None, str]:
@@ -45,7 +47,7 @@ def _scheduler(session: Session) -> tuple[dict[str, Any] | None, str]:
     if objective.learned_variance:
         return None, "its network learns variances, too"
     name = "DDPMScheduler" if sampling.name == "ddpm" else "DDIMScheduler"
-    clip = model.clip
+    clip = getattr(model.sampler, "clip", None)  # of estimates on the way; pipelines clip the images anyway
     scheduler: dict[str, Any] = {
         "_class_name": name,
         "num_train_timesteps": process.num_timesteps,

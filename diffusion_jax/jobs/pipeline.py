@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from diffusion_jax.readers.images import decode
 from diffusion_jax.training import sharding
 from diffusion_jax.training.logging import say
 
-# What a checkpoint that draws without prompts can be asked for.
+# What a checkpoint that draws without prompts can be asked for, one with classes, and one that can be guided.
 _UNCONDITIONAL = ("source", "num", "seed", "steps", "sampler", "latents", "dtype", "batch_size", "out")
+_OF_CLASSES, _GUIDED = ("label",), ("guidance",)
 
 
 def _option(help: str, default: Any = None) -> Any:
@@ -38,13 +39,19 @@ def _option(help: str, default: Any = None) -> Any:
 class Request:
     """What is asked for; each field is a flag of `main --mode sample --from`, repeatable where it is a tuple."""
 
-    source: str = _option("the checkpoint: a folder with model_index.json, or a repository, owner/name", "")
+    source: str = _option(
+        "the checkpoint: a folder with model_index.json, one file, a run, or a repository, owner/name",
+        "",
+    )
     prompt: tuple[str, ...] = _option("what to draw; several are drawn one after the other", ())
     negative_prompt: tuple[str, ...] = _option("what to keep away from; one, or one for each prompt", ())
     num: int = _option("images of each prompt", 1)
     seed: int = _option("image i is a function of seed and i", 0)
+    label: int | None = _option("the class of each image; each in turn if not given")
     steps: int | None = _option("steps of the sampler; 50 if not given, the checkpoint's own for DDPM")
-    guidance: float | None = _option("scale of classifier-free guidance; 1 is none, and 7.5 if not given")
+    guidance: float | None = _option(
+        "scale of classifier-free guidance; 1 is none; if not given 7.5, and 1 for classes"
+    )
     guidance_rescale: float | None = _option(
         "share of the result that is rescaled against overexposure; 0 if not given"
     )
@@ -92,7 +99,7 @@ def draw(request: Request) -> list[Path]:
         request,
         steps=_steps(request, pipe),
         sampler=pipe.schedule.solver,
-        guidance=None if isinstance(pipe, Unconditional) else _guidance(request),
+        guidance=_guidance(request, pipe),
     )
     out = Path(request.out)
     loaded = time.monotonic()
@@ -107,7 +114,8 @@ def draw(request: Request) -> list[Path]:
             _make_folder(out)  # not before: what is refused leaves nothing
             wanted = len(set(places.tolist()))
             for place, image in zip(places[:wanted], images, strict=False):
-                files.append(_write(image, out, asked, prompts[place], negatives[place] if negatives else "", place))
+                told = dataclasses.replace(asked, label=_label(request, pipe, place))
+                files.append(_write(image, out, told, prompts[place], negatives[place] if negatives else "", place))
             times.append((time.monotonic() - started, wanted))
             bar.update(wanted)
     first = f"first image after {time.monotonic() - begun if len(times) == 1 else loaded - begun + times[0][0]:.1f} s"
@@ -179,17 +187,19 @@ def _open(request: Request) -> LatentDiffusion | Unconditional:
         offload_text=request.offload_text,
     )
     if isinstance(pipe, Unconditional):
-        set_here = [
-            f"--{field.name}"
-            for field in dataclasses.fields(request)
-            if field.name not in _UNCONDITIONAL and getattr(request, field.name) != field.default
-        ]
-        if set_here:
-            raise ValueError(
-                f"{request.source} draws without prompts, and does nothing with {', '.join(set_here)}; it takes "
-                f"{', '.join(f'--{name}' for name in _UNCONDITIONAL if name != 'source')}"
-            )
+        takes = (
+            *_UNCONDITIONAL,
+            *(_OF_CLASSES if pipe.num_classes is not None else ()),
+            *(_GUIDED if pipe.null_class is not None else ()),
+        )
+        _refuse_others(request, takes, "draws without prompts")
+        classes = pipe.num_classes or 0
+        if request.label is not None and not 0 <= request.label < classes:
+            raise ValueError(f"--label is {request.label}; {request.source} has the classes 0 to {classes - 1}")
         return pipe
+    _refuse_others(
+        request, [field.name for field in dataclasses.fields(request) if field.name != "label"], "has prompts"
+    )
     if not request.prompt:
         raise ValueError('--prompt "..." is missing')
     if request.lora:
@@ -198,6 +208,15 @@ def _open(request: Request) -> LatentDiffusion | Unconditional:
         file, _, word = text.partition(":")
         pipe = hub.add_embedding(pipe, file, word or None)
     return pipe
+
+
+def _refuse_others(request: Request, takes: Sequence[str], why: str) -> None:
+    """Raises ValueError for an option that the checkpoint cannot do anything with."""
+    fields = dataclasses.fields(request)
+    idle = [f.name for f in fields if f.name not in takes and getattr(request, f.name) != f.default]
+    if idle:
+        asked, could = (", ".join(f"--{name}" for name in names if name != "source") for names in (idle, takes))
+        raise ValueError(f"{request.source} {why}, and does nothing with {asked}; it takes {could}")
 
 
 def _weighted(text: str) -> tuple[str, float]:
@@ -240,8 +259,20 @@ def _steps(request: Request, pipe: LatentDiffusion | Unconditional) -> int:
     return pipe.num_steps if isinstance(pipe, Unconditional) else 50
 
 
-def _guidance(request: Request) -> float:
-    return 7.5 if request.guidance is None else request.guidance
+def _guidance(request: Request, pipe: LatentDiffusion | Unconditional) -> float | None:
+    """The scale; None where there is nothing to guide by."""
+    if request.guidance is not None:
+        return request.guidance
+    if not isinstance(pipe, Unconditional):
+        return 7.5
+    return None if pipe.null_class is None else 1.0
+
+
+def _label(request: Request, pipe: LatentDiffusion | Unconditional, place: int) -> int | None:
+    """The class that an image is asked to be of; None without classes."""
+    if not isinstance(pipe, Unconditional) or pipe.num_classes is None:
+        return None
+    return int(place) % pipe.num_classes if request.label is None else request.label
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -276,7 +307,9 @@ def _draw_batch(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key_of_seed(request.seed), places)
     latents = given["latents"][places] if "latents" in given else None
     if isinstance(pipe, Unconditional):
-        return pipe(len(places), num_steps=_steps(request, pipe), latents=latents, key=keys)
+        labels = None if pipe.num_classes is None else np.array([_label(request, pipe, place) for place in places])
+        scale = 1.0 if request.guidance is None else request.guidance
+        return pipe(len(places), _steps(request, pipe), latents, keys, labels=labels, guidance_scale=scale)
     shared = {name: value for name, value in given.items() if name != "latents"}
     if request.control_scale:
         scales = list(request.control_scale)
@@ -287,7 +320,7 @@ def _draw_batch(
             [prompts[place] for place in places],
             [negatives[place] for place in places] if negatives else None,
             _steps(request, pipe),
-            _guidance(request),
+            _guidance(request, pipe),
             request.guidance_rescale or 0.0,
             latents,
             keys,

@@ -107,6 +107,7 @@ _FOREIGN = {
     "control_guidance_start": "control_start",
     "control_guidance_end": "control_end",
     "batch_size": "num_images",
+    "class_labels": "labels",
     "eta": "the eta of hub.load_sampler, given as sampler",
     "scheduler": "sampler",
 }

@@ -1,4 +1,4 @@
-"""Pictures out of nothing but noise: DDPM's and DDIM's pipelines."""
+"""Pictures out of nothing but noise, or of a class: DDPM's and DDIM's pipelines, and runs of this project."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from diffusion_jax.diffusion import samplers
+from diffusion_jax.diffusion import guidance, samplers
 from diffusion_jax.diffusion.samplers import Sampler
 from diffusion_jax.pipelines.inputs import (
     NotFiniteError,
@@ -22,6 +22,7 @@ from diffusion_jax.pipelines.inputs import (
     batch_mesh,
     batch_of_images,
     batch_of_masks,
+    check_finite,
     image_keys,
     padded,
     refuse_foreign,
@@ -37,6 +38,8 @@ class Unconditional:
     Attributes:
       network: predicts for images [B, H, W, C] in [-1, 1]; params: its parameters, under "network".
       schedule: of the sampler. image_size, channels: of the images. num_steps: where a call does not say.
+      num_classes: that images can be asked to be of; None for a network that is told none.
+      null_class: the label that means none of them, for classifier-free guidance; None where none was trained.
       mesh: devices that batches are split over; see :meth:`shard`.
     """
 
@@ -46,6 +49,8 @@ class Unconditional:
     image_size: int
     channels: int
     num_steps: int = 50
+    num_classes: int | None = None
+    null_class: int | None = None
     mesh: Mesh | None = None
 
     def __call__(
@@ -57,16 +62,20 @@ class Unconditional:
         *,
         image: Any = None,
         mask: Any = None,
+        labels: Any = None,
+        guidance_scale: float = 1.0,
         sampler: Sampler | None = None,
         **others: Any,
     ) -> np.ndarray:
         """Draws images, float32 [B, H, W, C] in [0, 1].
 
         Args:
-          num_images: how many; None takes as many as there are latents or keys, or one.
+          num_images: how many; None takes as many as there are latents, labels or keys, or one.
           num_steps: of the sampler; None takes the pipeline's.
           latents: unit normal starts [B, H, W, C] instead of those of the key.
           key: one key, from which image i uses fold_in(key, i), or keys [B]; None is key(0).
+          labels: the class of each image, integers [B], or one for all; None takes each class in turn.
+          guidance_scale: of classifier-free guidance (Ho and Salimans 2022, eq. 6) away from the null class; 1 is none.
           image, mask: [H, W, C] or a batch of them in [0, 1], and where to paint it: 1. The rest stays as it is.
           sampler: another sampler than the schedule's, for example RePaint's with a mask.
 
@@ -77,11 +86,19 @@ class Unconditional:
         """
         refuse_foreign(others)
         if num_images is None:
-            num_images = len(latents) if latents is not None else len(key) if key is not None and key.ndim else 1
+            sizes = [len(given) for given in (latents, labels, key) if given is not None and np.ndim(given)]
+            num_images = sizes[0] if sizes else 1
         if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < 1:
             raise ValueError(f"num_images is {num_images!r}; this pipeline takes no prompts, but a number from 1 up")
         shape = (self.image_size, self.image_size, self.channels)
         arrays: dict[str, Any] = {"keys": image_keys(key, num_images)}
+        check_finite(guidance_scale=guidance_scale)
+        if guidance_scale != 1 and self.null_class is None:
+            kind = "it was trained without classes" if self.num_classes is None else "it never saw images without one"
+            raise ValueError(f"guidance_scale is {guidance_scale:g}; this network cannot be guided: {kind}")
+        if (classes := self._labels(labels, num_images)) is not None:
+            arrays["labels"] = classes
+            arrays["scale"] = np.full(num_images, guidance_scale, np.float32)
         if latents is not None:
             if latents.shape[0] != num_images or latents.ndim != 4 or latents.shape[-1] != self.channels:
                 raise ValueError(f"latents have shape {latents.shape}; they must be {(num_images, *shape)}")
@@ -99,10 +116,26 @@ class Unconditional:
             devices = math.prod(self.mesh.shape[axis] for axis in batch_axes(self.mesh))
             arrays = padded(arrays, -(-num_images // devices) * devices)
             arrays = jax.device_put(arrays, NamedSharding(self.mesh, P(batch_axes(self.mesh))))
-        drawn = np.asarray(self._program(shape, self.params, sampler, arrays)[:num_images])
+        drawn = np.asarray(self._program(shape, guidance_scale != 1, self.params, sampler, arrays)[:num_images])
         if not np.isfinite(drawn).all():
             raise NotFiniteError("the image is not finite: the network's output was not, or a parameter of it is not")
         return drawn
+
+    def _labels(self, labels: Any, num_images: int) -> np.ndarray | None:
+        """Labels int32 [B]; None for a network without classes."""
+        if self.num_classes is None:
+            if labels is not None:
+                raise ValueError("labels are given, but this network was trained without classes")
+            return None
+        given = np.arange(num_images) % self.num_classes if labels is None else np.asarray(labels)
+        if given.shape not in ((), (num_images,)) or not np.issubdtype(given.dtype, np.integer):
+            raise ValueError(
+                f"labels have shape {given.shape} and dtype {given.dtype}; they must be integers, one or {num_images}"
+            )
+        wrong = given[(given < 0) | (given >= self.num_classes)]
+        if wrong.size:
+            raise ValueError(f"label {wrong.flat[0]} does not exist; it can be 0 to {self.num_classes - 1}")
+        return np.broadcast_to(given, num_images).astype(np.int32)
 
     def with_solver(self, name: str) -> Unconditional:
         """The same pipeline with another solver; see :meth:`diffusion_jax.hub.schedule.Schedule.with_solver`."""
@@ -115,9 +148,16 @@ class Unconditional:
 
     @functools.cached_property
     def _program(self) -> Any:
-        def draw(shape: tuple[int, ...], params: Any, sampler: Sampler, arrays: Any) -> jax.Array:
-            def predict(x: jax.Array, t: jax.Array) -> jax.Array:
-                return self.network.apply({"params": params["network"]}, sample=x, timestep=t)  # pyright: ignore[reportReturnType]
+        def draw(shape: tuple[int, ...], guided: bool, params: Any, sampler: Sampler, arrays: Any) -> jax.Array:
+            def of_class(x: jax.Array, t: jax.Array, labels: jax.Array | None) -> jax.Array:
+                told: dict[str, Any] = {} if labels is None else {"class_labels": labels}
+                return self.network.apply({"params": params["network"]}, sample=x, timestep=t, **told)  # pyright: ignore[reportReturnType]
+
+            labels = arrays.get("labels")
+            predict = guidance.conditional(of_class, labels)
+            if guided and self.null_class is not None:
+                null = jnp.full_like(labels, self.null_class)
+                predict = guidance.classifier_free(of_class, labels, null, arrays["scale"])
 
             if "latents" in arrays:
                 start = sampler.init_noise_sigma * arrays["latents"]
@@ -131,4 +171,4 @@ class Unconditional:
                 end = arrays["mask"] * end + (1 - arrays["mask"]) * (2 * arrays["image"] - 1)
             return jnp.clip(end / 2 + 0.5, 0, 1).astype(jnp.float32)
 
-        return jax.jit(draw, static_argnums=0)
+        return jax.jit(draw, static_argnums=(0, 1))

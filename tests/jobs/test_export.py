@@ -18,10 +18,12 @@ def run(tmp_path):
     return made(tmp_path / "run")
 
 
-def made(workdir, class_conditional=True):
+def made(workdir, class_conditional=True, label_dropout=0.1):
     """A run with one checkpoint, whose average is not its parameters."""
     config = tiny.get_config()
     config.method.class_conditional = class_conditional
+    config.method.label_dropout = label_dropout
+    config.sampling.guidance_scale = 1.0
     config.model.update({"name": "unet", "channels": 8, "channel_mults": (1, 2), "num_res_blocks": 1, "norm_groups": 4})
     config.model.update({"attention_resolutions": (4,)})
     session = Session(config, workdir)
@@ -85,6 +87,24 @@ def test_files_that_are_there_stay(run, tmp_path, capsys):
     assert hub_command(["export", str(session.workdir), str(tmp_path / "file")]) == 2
 
 
-def test_a_run_with_classes_is_not_drawn_without_them(run):
-    with pytest.raises(ValueError, match="it draws classes, which are asked for; draw from this run by --mode sample"):
-        hub.load_pipeline(run[0].workdir)
+def test_a_run_without_dropped_labels_is_not_guided(tmp_path):
+    """Nor is one without classes asked for any."""
+    session, _ = made(tmp_path / "run", label_dropout=0.0)
+    pipe = hub.load_pipeline(session.workdir)
+    assert np.isfinite(pipe(2, 4, labels=3)).all()
+    with pytest.raises(ValueError, match="cannot be guided: it never saw images without one"):
+        pipe(2, 4, guidance_scale=2.0)
+    session, _ = made(tmp_path / "other", class_conditional=False)
+    pipe = hub.load_pipeline(session.workdir)
+    with pytest.raises(ValueError, match="labels are given, but this network was trained without classes"):
+        pipe(2, 4, labels=3)
+    with pytest.raises(ValueError, match="cannot be guided: it was trained without classes"):
+        pipe(2, 4, guidance_scale=2.0)
+
+
+def test_an_exported_run_with_classes_draws_the_same(run, tmp_path):
+    session, _ = run
+    assert hub_command(["export", str(session.workdir), str(tmp_path / "out")]) == 0
+    drawn = [hub.load_pipeline(source)(2, 4, labels=[3, 1]) for source in (session.workdir, tmp_path / "out")]
+    np.testing.assert_array_equal(*drawn)
+    assert np.abs(drawn[0] - hub.load_pipeline(session.workdir)(2, 4, labels=[5, 2])).max() > 1e-4

@@ -81,6 +81,7 @@ def test_the_command_writes_the_images_of_diffusers(folder, tmp_path, capfd):
         (("--prompt", "a", "--control", "x"), "there are 1 --control and 0 --control_image"),
         (("--prompt", "a", "--sampler", "best"), "sampler 'best' does not exist"),
         (("--prompt", "a", "--lora", "none.safetensors:0.8"), "none.safetensors: no such LoRA file"),
+        (("--prompt", "a", "--label", "3"), "has prompts, and does nothing with --label"),
         (("--prompt", "a", "--size", "512"), "--size is '512'; it must be HEIGHTxWIDTH"),
         (("--prompt", "a", "--size", "33x32"), "size is 33x32; both sides must be multiples of 4"),
         (("--prompt", "a", "--dtype", "int8"), "--dtype is 'int8'"),
