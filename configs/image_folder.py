@@ -8,7 +8,7 @@ The size behind the colon is that of the machine:
 
     gpu   for one accelerator: DDPM's network and training for CIFAR-10 (Ho et al. 2020, appendix B), 32x32 pixels,
           200,000 updates. This is the default.
-    cpu   for a laptop: a network of a hundredth of the operations, 3,000 updates, in a quarter of an hour on two cores.
+    cpu   for a laptop: 16x16 pixels and a network of a hundredth of the operations, 3,000 updates.
 
 For larger images raise `config.data.image_size`, and give `config.model.channel_mults` one more entry a doubling, so
 that the lowest resolution stays at 4 to 8 pixels.
@@ -63,8 +63,9 @@ def get_config(size: str = "gpu"):
 
 def _for_cpu(config) -> None:
     config.name = "image_folder_cpu"
+    config.data.image_size = 16
     config.model.channels = 32
-    config.model.channel_mults = (1, 2, 2)
+    config.model.channel_mults = (1, 2)
     config.model.num_res_blocks = 1
     config.model.attention_resolutions = (8,)
     config.model.norm_groups = 8

@@ -17,7 +17,6 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peer is o
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-from ml_collections import config_dict  # noqa: E402
 
 from benchmarks.sides import networks, protocol  # noqa: E402
 from diffusion_jax import config as experiment  # noqa: E402
@@ -29,7 +28,7 @@ from diffusion_jax.training import sharding, state, step  # noqa: E402
 PRECISIONS = {"float32": ("float32", "highest"), "tf32": ("float32", "default"), "bfloat16": ("bfloat16", "default")}
 
 
-def configured(network: networks.Network, batch: int, precision: str, sampling_steps: int) -> config_dict.ConfigDict:
+def configured(network: networks.Network, batch: int, precision: str, sampling_steps: int) -> experiment.Experiment:
     """The experiment whose steps are measured."""
     config = experiment.default()
     config.data.image_size, config.data.channels = network.image_size, network.channels

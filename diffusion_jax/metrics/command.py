@@ -6,6 +6,7 @@ import json
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -133,12 +134,15 @@ class Measurement:
         generated = image_sets.open_images(options.generated, self._loaders) if options.generated else None
         protocol = self._protocol(name, reference)
         metrics = self._metrics(name, reference) if generated is not None else []
-        extractor = features.load(
-            name,
-            options.weights,
-            fast=options.fast,
-            preprocessing=protocol.preprocessing if name == protocols.INCEPTION else None,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = lambda message, *_: self._warn(str(message))  # not with its place in our source
+            extractor = features.load(
+                name,
+                options.weights,
+                fast=options.fast,
+                preprocessing=protocol.preprocessing if name == protocols.INCEPTION else None,
+            )
         made_by = statistics.identity(extractor, protocol)
         forced = self._compare(made_by, reference)
 

@@ -95,7 +95,7 @@ class Scorekeeper:
                 say(f"step {step}: {self._scoring.best_by} {value:.4g} is the best so far")
             if self.stopped:
                 best_step, best = self._best()
-                say(f"step {step}: no better {self._scoring.best_by} since {best:.4g} at step {best_step}; it ends")
+                say(f"step {step}: no better {self._scoring.best_by} since {best:.4g} at step {best_step}; stopping")
         return scores
 
     def __enter__(self) -> Scorekeeper:

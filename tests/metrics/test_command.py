@@ -218,6 +218,14 @@ def test_missing_weights_are_one_line(sets, capsys):
     assert "nowhere.pth" in line
 
 
+def test_unknown_weights_are_a_plain_line_and_then_what_is_wrong(sets, capsys):
+    np.savez("other.npz", w=np.zeros(3))
+    sides = ("--generated", "fake", "--reference", "real", "--features", "efficientnet-lite0")
+    warned, refused = run(capsys, *sides, "--weights", "other.npz", code=2)
+    assert warned.startswith("warning: other.npz: not a known file of ")
+    assert "not the weights of EfficientNet-Lite0" in refused
+
+
 def test_the_module_runs_and_other_features_never_give_a_number_called_fid(sets):
     """As a process: stdout is JSON alone."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
