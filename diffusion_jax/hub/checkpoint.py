@@ -1,6 +1,5 @@
 """Loading and saving of networks in the layouts of other libraries."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +30,7 @@ from diffusion_jax.hub import (
     unet2d,
     vq,
 )
-from diffusion_jax.hub.files import CheckpointError, read_config, read_tensors, write_config, write_tensors
+from diffusion_jax.hub.files import CheckpointError, nearest, read_config, read_tensors, write_config, write_tensors
 from diffusion_jax.hub.format import Config, Format
 from diffusion_jax.hub.tensors import flatten, from_params, to_params
 from diffusion_jax.models.scanned import unrolled
@@ -159,8 +158,6 @@ def format_of(config: Config, directory: Path) -> Format:
             return candidate
     got = config.get("_class_name") or config.get("architectures") or "no known network"
     classes = [name for candidate in FORMATS for name in re.findall(r"[A-Z]\w+", candidate.covers.split(" (")[0])]
-    nearest = difflib.get_close_matches(str(got), classes, 3, 0) if isinstance(got, str) else classes[:3]
     raise CheckpointError(
-        f"{directory / 'config.json'}: describes {str(got)[:60]}; covered are, among others, {', '.join(nearest)}"
-        " (docs/hub.md lists all)"
+        f"{directory / 'config.json'}: describes {str(got)[:60]}; covered are, among others, {nearest(got, classes)}"
     )

@@ -1,8 +1,9 @@
 """Checkpoint folders: ``config.json`` beside one file of weights, or several with an index."""
 
 import contextlib
+import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ def refusal(error: Exception) -> str:
     if isinstance(error, ValueError):
         return one_line(error, LONGEST)
     return f"no network can be made of its settings ({type(error).__name__}: {one_line(error)})"
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """The three of many known names that are most like one that is unknown, and where all are listed."""
+    choices = list(known)
+    like = difflib.get_close_matches(name[:60], choices, 3, 0) if isinstance(name, str) else choices[:3]
+    return f"{', '.join(like)} (docs/hub.md lists all)"
 
 
 def read_object(path: Path) -> dict[str, Any]:

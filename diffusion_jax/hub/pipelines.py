@@ -12,7 +12,7 @@ import jax
 from jax.typing import DTypeLike
 
 from diffusion_jax.hub.checkpoint import load
-from diffusion_jax.hub.files import CheckpointError
+from diffusion_jax.hub.files import CheckpointError, nearest
 from diffusion_jax.hub.pipeline_parts import Parts, open_parts
 from diffusion_jax.models.autoencoder import AutoencoderKL
 from diffusion_jax.models.mmdit import MMDiT
@@ -107,6 +107,11 @@ def _pipeline(
     """The pipeline of these parts; ``part(name)`` and ``control(folder)`` give a network and its parameters."""
     folder, index = parts.where, parts.index
     name = index.get("_class_name")
+    if not isinstance(name, str) or not (name in FAMILIES or name in UNCONDITIONAL):
+        raise CheckpointError(
+            f"{folder / 'model_index.json'}: describes {name!r:.60}; covered are, among others, "
+            f"{nearest(name, (*FAMILIES, *UNCONDITIONAL))}"
+        )
     schedule = parts.schedule(sampler)
     if name in UNCONDITIONAL:
         if controlnets:
@@ -128,9 +133,6 @@ def _pipeline(
             getattr(network, "num_classes", None),
             parts.null_class(),
         )
-    if name not in FAMILIES:
-        known = ", ".join((*FAMILIES, *UNCONDITIONAL))
-        raise CheckpointError(f"{folder / 'model_index.json'}: describes {name!r}; covered are {known}")
     if index.get("requires_aesthetics_score"):
         raise CheckpointError(f"{folder}: refiners, which are told an aesthetic score, are not covered")
 

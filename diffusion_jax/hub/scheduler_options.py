@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from diffusion_jax.readers import few
+
 _PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v", "flow_prediction": "velocity"}
 # What the schedulers that are read are configured by.
 _OPTIONS = """
@@ -17,6 +19,7 @@ steps_offset stochastic_sampling thresholding time_shift_type timestep_scaling t
 trained_betas use_beta_sigmas use_dynamic_shifting use_exponential_sigmas use_flow_sigmas use_karras_sigmas
 use_lu_lambdas variance_type
 """
+MOST_TIMESTEPS = 100_000  # a hundred times those of published chains; tables have an entry for each
 KNOWN_OPTIONS = frozenset(_OPTIONS.split())
 
 
@@ -28,7 +31,12 @@ class Options:
         self._given = {key: value for key, value in config.items() if not key.startswith("_")}
         unknown = sorted(set(self._given) - KNOWN_OPTIONS)
         if unknown:
-            raise ValueError(f"{self.name}: unknown options {', '.join(unknown)}")
+            raise ValueError(f"{self.name}: unknown options {few(unknown)}")
+        timesteps = self.get("num_train_timesteps", 1000)
+        if isinstance(timesteps, int | float) and not timesteps <= MOST_TIMESTEPS:
+            raise ValueError(
+                f"{self.name}: num_train_timesteps is {timesteps!r:.30}; it can be up to {MOST_TIMESTEPS:,}"
+            )
 
     def get(self, option: str, default: Any) -> Any:
         value = self._given.get(option)

@@ -30,7 +30,7 @@ from diffusion_jax.diffusion.samplers.lms import lms_on
 from diffusion_jax.diffusion.samplers.pndm import ipndm_on
 from diffusion_jax.diffusion.samplers.unipc import unipc_on
 from diffusion_jax.hub import scheduler_points as points
-from diffusion_jax.hub.files import LONGEST, read_object
+from diffusion_jax.hub.files import LONGEST, nearest, read_object
 from diffusion_jax.hub.lcm import lcm
 from diffusion_jax.hub.pndm import pndm
 from diffusion_jax.hub.scheduler_options import Options
@@ -59,9 +59,9 @@ def load_sampler(
     config = source if isinstance(source, Mapping) else read_config(Path(source))
     name = config.get("_class_name")
     if not isinstance(name, str) or name not in _SCHEDULERS:
-        known = [one.removesuffix("Scheduler") for one in _SCHEDULERS if "Parallel" not in one]
-        told = f"scheduler {name!r:.40} is not supported; there are {', '.join(known)}"
-        raise ValueError(one_line(told, LONGEST + 40))
+        raise ValueError(
+            f"scheduler {name!r:.60} is not supported; there are, among others, {nearest(name, _SCHEDULERS)}"
+        )
     if eta and name not in _WITH_ETA:
         raise ValueError(f"{name} has no eta")
     if num_steps < 1:

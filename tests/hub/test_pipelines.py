@@ -162,7 +162,9 @@ def test_unconditional_networks_paint_into_images(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"_class_name": "FluxPipeline"}, "describes 'FluxPipeline'; covered are StableDiffusionPipeline"),
+        ({"_class_name": "FluxPipeline"}, "describes 'FluxPipeline'; covered are, among others, PNDMPipeline, "),
+        ({"_class_name": ["DDIMPipeline"] * 100}, r"describes \['DDIMPipeline', .*; covered are, among others, Stable"),
+        ({"_class_name": "x" * 10**6}, r"describes 'x{59}; covered are, among others, \w+, \w+, \w+ \(docs/hub"),
         ({"text_encoder": [None, None]}, "names no text encoder"),
         ({"requires_aesthetics_score": True}, "aesthetic score"),
     ],

@@ -3,12 +3,15 @@
 The short form is part of the suite; the long one, with thousands of files, runs with -m slow -s.
 """
 
+import contextlib
 import json
+import pickle
 import random
 import resource
 import shutil
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,12 +21,14 @@ from diffusion_jax import hub, readers
 from diffusion_jax.data import decode
 from diffusion_jax.hub.files import TensorFile
 from diffusion_jax.hub.tokenizer import load_tokenizer
-from diffusion_jax.metrics import statistics
+from diffusion_jax.metrics import foreign_statistics, statistics
 from tests import golden
-from tests.hub import folders
+from tests.hub import folders, pipeline_folders
+from tests.readers import test_graph_def
 from tests.readers.test_read import FIXTURES
 
 LONGEST, SECONDS, KILOBYTES = 300, 20, 2_000_000  # of a message behind the folder; a file; memory that all may add
+MOST = 4 * 2**30  # bytes that a file may ask for, before it is refused and counts as wrong
 NUMBERS = (0, -1, 2**31, 2**53 + 1, 2**63, 10**400, 1e308, -1e-308, float("nan"), float("inf"))
 VALUES = (*NUMBERS, None, True, "", "x" * 100_000, [], [[[]]], {}, {"a": {"b": []}}, [1] * 1000, ["a", None])
 HEADERS = (b"\xff" * 8, b"\x00" * 8, b"\x7f\xff\xff\xff", (2**62).to_bytes(8, "little"), b"99999999999", b"[[[[[[[[")
@@ -86,6 +91,10 @@ def image(path):
     return decode.read_image(path, str(path), image_size=8, channels=3)
 
 
+def statistics_of_others(path):
+    return foreign_statistics.load(path, "inception")
+
+
 def folder_of(name, opener):
     """Opens the folder of the file: the others in it are whole."""
     return lambda path: opener(path.parent)
@@ -116,6 +125,15 @@ def kinds(tmp_path_factory):
     np.savez_compressed(root / "packed.npz", mu=features.mean(0), sigma=np.cov(features.T))
     for file in ("foreign.npz", "packed.npz"):
         found[f"statistics {file}"] = (root / file, changed_bytes, statistics_of, 5)
+    sums = {"num_items": 20, "raw_mean": features.sum(0), "raw_cov": features.T @ features, "all_features": None}
+    (root / "ffhq.pkl").write_bytes(pickle.dumps(sums))
+    moments = {"mu": features.mean(0), "sigma": np.cov(features.T)}
+    (root / "img512.pkl").write_bytes(pickle.dumps({"fid": moments, "dinov2": moments, "num_images": 20}))
+    for file in ("ffhq.pkl", "img512.pkl"):
+        found[f"statistics {file}"] = (root / file, changed_bytes, statistics_of_others, 4)
+    found["graph"] = (test_graph_def.written(root, test_graph_def.graph()), changed_bytes, tensors, 4)
+    pipeline = pipeline_folders.write("pipeline-ddpm", root / "ddpm")
+    found["pipeline's index"] = (pipeline / "model_index.json", changed_json, folder_of("index", hub.load_pipeline), 1)
     pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
     for ending in ("png", "jpg", "gif", "bmp", "webp", "tiff"):
         Image.fromarray(pixels).save(root / f"image.{ending}")
@@ -136,15 +154,16 @@ def attempt(kind, seed, kinds, directory) -> str | None:
     place = directory / "case"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    for file in whole.parent.iterdir() if kind.startswith(("config", "tokeniser")) else [whole]:
-        if file.is_file():
-            shutil.copyfile(file, place / file.name)
+    if kind.startswith(("config", "tokeniser", "pipeline")):
+        shutil.copytree(whole.parent, place, dirs_exist_ok=True)
     path = place / whole.name
     path.write_bytes(change(whole.read_bytes(), rng))
     begun = time.monotonic()
     try:
         opener(path)
     except ValueError as error:
+        if out_of_memory(error):
+            return f"{kind}, {seed}: asks for more than {MOST >> 30} GiB: {str(error)[-150:]!r}"
         message = str(error).replace(str(place), "")
         if "\n" in message or len(message) > LONGEST:
             return f"{kind}, {seed}: {len(message)} characters: {message[:200]!r}"
@@ -156,13 +175,36 @@ def attempt(kind, seed, kinds, directory) -> str | None:
     return f"{kind}, {seed}: {seconds:.0f} s" if seconds > SECONDS else None
 
 
+@contextlib.contextmanager
+def limited_memory():
+    """No more than so much beside what the process has: a file that asks for all there is must not get it."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    status = Path("/proc/self/status").read_text()
+    here = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData"))
+    resource.setrlimit(resource.RLIMIT_DATA, (here + MOST, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether a MemoryError is behind the refusal."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def survey(kinds, directory, factor) -> Counter[str]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tried, wrong = Counter(), []
     for kind, (_, _, _, often) in kinds.items():
         for seed in range(often * factor):
             tried[kind] += 1
-            wrong += filter(None, [attempt(kind, seed, kinds, directory)])
+            with limited_memory():
+                wrong += filter(None, [attempt(kind, seed, kinds, directory)])
     assert not wrong, f"{len(wrong)} of {tried.total()}:\n" + "\n".join(wrong[:40])
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < KILOBYTES
     return tried
