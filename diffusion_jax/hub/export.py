@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diffusion_jax.hub import sources
 from diffusion_jax.hub.checkpoint import load, save
-from diffusion_jax.hub.files import CheckpointError, read_config, write_config, write_json
+from diffusion_jax.hub.files import CheckpointError, check_writable, read_config, write_config, write_json
 from diffusion_jax.hub.pipeline_parts import PIPELINES
 from diffusion_jax.models.unet import UNet
 
@@ -57,8 +57,7 @@ def export(
 
 
 def check_new(directory: Path, overwrite: bool) -> None:
-    """Raises CheckpointError for a file, and for a folder that holds anything, unless it may be written over."""
-    if directory.exists() and not directory.is_dir():
-        raise CheckpointError(f"{directory}: is a file; name a folder")
+    """Raises CheckpointError where no folder can be written, and for one that holds anything, unless `overwrite`."""
+    check_writable(directory)
     if not overwrite and directory.is_dir() and any(directory.iterdir()):
         raise CheckpointError(f"{directory}: is there and not empty; name another folder, or add --overwrite")

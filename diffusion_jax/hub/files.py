@@ -3,16 +3,17 @@
 import contextlib
 import difflib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from diffusion_jax import readers
-from diffusion_jax.readers import decoding, few, one_line
+from diffusion_jax.readers import decoding, few, one_line, reason
 
 # Endings of weights: safetensors, and PyTorch's own, which are read where there are no others.
 SAFE, PICKLED = ".safetensors", ".bin"
@@ -69,6 +70,19 @@ def write_config(directory: Path, config: Mapping[str, Any]) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check_writable(folder: Path) -> None:
+    """Raises CheckpointError where files could not be written into a folder, without making anything."""
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        is_folder = there.is_dir()
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be a folder ({reason(error)})") from None
+    if not is_folder:
+        raise CheckpointError(f"{folder}: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise CheckpointError(f"{folder}: {there} cannot be written to")
 
 
 class TensorFile:
@@ -170,8 +184,12 @@ def write_tensors(directory: Path, stem: str, tensors: Mapping[str, np.ndarray])
     directory.mkdir(parents=True, exist_ok=True)
     # safetensors stores the memory as it lies: a transposed view would be written in the wrong order
     contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
-    # readers of PyTorch files ask for this entry
-    save_file(contiguous, directory / f"{stem}.safetensors", metadata={"format": "pt"})
+    path = directory / f"{stem}.safetensors"
+    try:
+        # readers of PyTorch files ask for this entry
+        save_file(contiguous, path, metadata={"format": "pt"})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be written ({reason(error)})") from None
 
 
 def weight_files(directory: Path, stem: str, variant: str | None = None) -> list[Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 import time
 import warnings
@@ -19,6 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from diffusion_jax import __version__, hub, readers
 from diffusion_jax.diffusion.arrays import check_seed, key_of_seed
+from diffusion_jax.hub.files import check_writable
 from diffusion_jax.pipelines.inputs import check_finite
 from diffusion_jax.pipelines.latent import LatentDiffusion
 from diffusion_jax.pipelines.unconditional import Unconditional
@@ -132,15 +132,6 @@ def _make_folder(out: Path) -> None:
         raise ValueError(f"--out {out}: cannot be made: {error.strerror}") from None
 
 
-def _check_folder(out: Path) -> None:
-    """Raises ValueError where images could not be written, without making anything."""
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not there.is_dir():
-        raise ValueError(f"--out {out}: {there} is a file; name a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"--out {out}: {there} cannot be written to")
-
-
 def _check(request: Request) -> None:
     """What can be refused before anything is loaded."""
     check_seed("--seed", request.seed)
@@ -150,7 +141,10 @@ def _check(request: Request) -> None:
             check_finite(**{f"--{field.name}": values})
     for text in request.lora:
         check_finite(**{f"--lora {text}: the weight": _weighted(text)[1]})
-    _check_folder(Path(request.out))
+    try:
+        check_writable(Path(request.out))
+    except hub.CheckpointError as error:
+        raise ValueError(f"--out {error}") from None
     if request.dtype == "float16" and jax.default_backend() == "cpu":
         raise ValueError("--dtype float16 is for GPUs; on a CPU it can be bfloat16 or float32")
     if request.negative_prompt and request.guidance is not None and request.guidance <= 1:

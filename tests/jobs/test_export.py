@@ -1,6 +1,7 @@
 """What this project trained opens in the hub: the network of the config and the averaged parameters."""
 
 import json
+import os
 
 import jax
 import numpy as np
@@ -83,8 +84,43 @@ def test_files_that_are_there_stay(run, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
     assert hub_command(["export", str(session.workdir), str(tmp_path / "out"), "--overwrite"]) == 0
     assert "passes no classes: call its unet with class_labels" in capsys.readouterr().err
-    (tmp_path / "file").write_text("")
-    assert hub_command(["export", str(session.workdir), str(tmp_path / "file")]) == 2
+
+
+def one_line_and_2(capsys, *arguments) -> str:
+    capsys.readouterr()
+    assert hub_command([str(argument) for argument in arguments]) == 2
+    said = [line for line in capsys.readouterr().err.strip().splitlines() if ": reading " not in line]
+    assert len(said) == 1, said
+    return said[0]
+
+
+@pytest.mark.parametrize("command", ["export", "convert"])
+def test_a_destination_that_cannot_be_is_one_line_before_anything_is_read(command, tmp_path, capsys, monkeypatch):
+    """The source is not there, which would be the next thing to say."""
+    (tmp_path / "file").write_text("mine")
+    none = tmp_path / "none"
+    assert "file is a file; name a folder" in one_line_and_2(capsys, command, none, tmp_path / "file")
+    assert "file is a file; name a folder" in one_line_and_2(capsys, command, none, tmp_path / "file" / "deeper")
+    assert "file name too long" in one_line_and_2(capsys, command, none, tmp_path / ("x" * 300))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+        assert f"{tmp_path} cannot be written to" in one_line_and_2(capsys, command, none, tmp_path / "a" / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "taken", ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "scheduler"]
+)
+def test_a_file_and_a_folder_in_each_others_place_are_one_line(taken, run, tmp_path, capsys):
+    path = tmp_path / "out" / taken
+    if taken == "scheduler":
+        path.parent.mkdir()
+        path.write_text("mine")
+    else:
+        path.mkdir(parents=True)
+    assert taken in one_line_and_2(capsys, "export", run[0].workdir, tmp_path / "out", "--overwrite")
+    assert path.is_file() == (taken == "scheduler")
 
 
 def test_a_run_without_dropped_labels_is_not_guided(tmp_path):
