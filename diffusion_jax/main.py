@@ -125,13 +125,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _sample_from(argv: list[str]) -> int:
-    """Draws from a published checkpoint; the options are the fields of `jobs.pipeline.Request`."""
+    """Draws from a published checkpoint; the options are the fields of `jobs.request.Request`."""
     from diffusion_jax.jobs import pipeline
+    from diffusion_jax.jobs.request import Request
 
     parser = _Parser(prog="./launch/local.sh --mode sample", allow_abbrev=False)
     parser.add_argument("--mode", choices=("sample",), help="sample")
-    kinds = typing.get_type_hints(pipeline.Request)
-    for field in dataclasses.fields(pipeline.Request):
+    kinds = typing.get_type_hints(Request)
+    for field in dataclasses.fields(Request):
         name = "--from" if field.name == "source" else f"--{field.name}"
         kind, text = kinds[field.name], field.metadata["help"]
         if kind is bool:
@@ -148,7 +149,7 @@ def _sample_from(argv: list[str]) -> int:
         kept: dict[str, typing.Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()
         }
-        pipeline.draw(pipeline.Request(**{name: value for name, value in kept.items() if value is not None}))
+        pipeline.draw(Request(**{name: value for name, value in kept.items() if value is not None}))
     except SystemExit:  # after --help
         return 0
     except ValueError as error:

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from diffusion_jax import main as command
-from diffusion_jax.jobs import pipeline
+from diffusion_jax.jobs import pipeline, request
 from tests import golden
 from tests.hub import pipeline_folders
 
@@ -145,7 +145,7 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path, capfd):
 def test_the_options_are_explained(capsys):
     assert run("--from", "x", "--help") == 0
     shown = capsys.readouterr().out
-    for name in pipeline.Request.__dataclass_fields__:
+    for name in request.Request.__dataclass_fields__:
         assert f"--{'from' if name == 'source' else name}" in shown
 
 
@@ -156,6 +156,6 @@ def test_batches_cover_every_image_once_in_one_shape():
 
 
 def test_weights_of_lora_files():
-    assert pipeline._weighted("a.safetensors:0.8") == ("a.safetensors", 0.8)
-    assert pipeline._weighted("a.safetensors") == ("a.safetensors", 1.0)
-    assert pipeline._weighted("C:/a.safetensors") == ("C:/a.safetensors", 1.0)
+    assert request.weighted("a.safetensors:0.8") == ("a.safetensors", 0.8)
+    assert request.weighted("a.safetensors") == ("a.safetensors", 1.0)
+    assert request.weighted("C:/a.safetensors") == ("C:/a.safetensors", 1.0)
