@@ -22,6 +22,7 @@ import tqdm  # noqa: E402
 
 from diffusion_jax import data, hub  # noqa: E402
 from diffusion_jax.data.sources import latents as stored  # noqa: E402
+from diffusion_jax.hub.files import check_writable  # noqa: E402
 from diffusion_jax.jobs.session import write_json  # noqa: E402
 from diffusion_jax.methods import latents  # noqa: E402
 from diffusion_jax.models.autoencoder import AutoencoderKL  # noqa: E402
@@ -90,6 +91,7 @@ def encode_splits(
     out: Path, vae: str, options: dict[str, Any], *, batch_size: int, flip: bool, unit_range: bool = False
 ) -> None:
     """Both splits of `data.load_source(**options)` to `out`, and latents.json, by which a source knows the folder."""
+    check_writable(out)
     if (out / stored.RECORD).exists():
         raise ValueError(f"--out {out}: there are latents already; name another folder")
     autoencoder, params = hub.load(vae)

@@ -94,6 +94,10 @@ def test_bad_input_is_one_line_and_exit_2(vae, tmp_path, capsys):
     (tmp_path / "latents.json").write_text("{}")
     assert encode.main(["--vae", vae, "--out", str(tmp_path), "--data", "digits", "--image_size", "8"]) == 2
     assert "there are latents already" in capsys.readouterr().err
+    (tmp_path / "file").write_text("mine")
+    no_vae = ["--vae", str(tmp_path / "no"), "--data", "digits"]
+    assert encode.main([*no_vae, "--out", str(tmp_path / "file" / "deeper")]) == 2
+    assert "file is a file; name a folder" in capsys.readouterr().err
     assert encode.main(["--vae", str(tmp_path / "no"), "--out", str(tmp_path / "x"), "--data", "digits"]) == 2
     line = capsys.readouterr().err
     assert "no such folder" in line and line.count("\n") == 1
