@@ -43,7 +43,7 @@ FAMILIES = {
     ),
     **dict.fromkeys(("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"), ("transformer", "sd3")),
 }
-# Number of steps where a call does not say: the ancestral chain is made for all of them.
+# Number of steps where a call does not say, or all of a shorter chain: the ancestral chain is made for all of them.
 UNCONDITIONAL = {"DDPMPipeline": 1000, "DDIMPipeline": 50, "PNDMPipeline": 50}
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 ABSENT_TOKENS = T5_LENGTH = 256  # of SD 3's third encoder
@@ -122,14 +122,14 @@ def _pipeline(
         size = size[0] if isinstance(size, list) else size
         if not isinstance(size, int):
             raise CheckpointError(f"{folder / 'unet' / 'config.json'}: sample_size is {size!r}; it must be an integer")
-        channels = config.get("in_channels", 3)
+        channels, timesteps = config.get("in_channels", 3), schedule.config.get("num_train_timesteps")
         return Unconditional(
             network,
             jax.device_put({"network": params}),
             schedule,
             size,
             channels,
-            UNCONDITIONAL[name],
+            min(UNCONDITIONAL[name], timesteps if isinstance(timesteps, int) else 1000),
             getattr(network, "num_classes", None),
             parts.null_class(),
         )

@@ -145,6 +145,16 @@ def test_unconditional_images_are_those_of_diffusers(tmp_path):
         pipe(["a cat"])
 
 
+def test_a_chain_is_not_drawn_in_more_steps_than_it_has(tmp_path):
+    folder = pipeline_folders.write("pipeline-ddpm", tmp_path / "ddpm")
+    assert hub.load_pipeline(folder).num_steps == 1000
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_train_timesteps": 6}))
+    pipe = hub.load_pipeline(folder)
+    assert pipe.num_steps == 6
+    np.testing.assert_array_equal(pipe(1), pipe(1, num_steps=6))
+
+
 def test_unconditional_networks_paint_into_images(tmp_path):
     """By RePaint's walk: what is known stays, what is not follows from the seed."""
     pipe = hub.load_pipeline(pipeline_folders.write("pipeline-ddpm", tmp_path / "ddpm"))
