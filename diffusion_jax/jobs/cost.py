@@ -23,7 +23,7 @@ def warning(session: Session, done: int = 0) -> str | None:
     """A line about a run that takes long on a CPU; None for others, and for accelerators.
 
     From the operations of a forward pass and a product that is timed here, and so off by a factor of two or three at
-    times. done: updates that have been made.
+    times, by more where other work comes and goes. done: updates that have been made.
     """
     if jax.default_backend() != "cpu":
         return None
@@ -32,10 +32,12 @@ def warning(session: Session, done: int = 0) -> str | None:
     seconds = _PASSES * _forward_operations(session) * images / (_SHARE * _rate())
     if seconds < _LEAST_SECONDS:
         return None
+    other = session.config.name == "image_folder"
+    smaller = ", and configs/image_folder.py:cpu is a size for two cores" if other else ""
     return (
         f"this run will take about {_duration(seconds)} on this machine, which has no accelerator; fewer "
         "config.training.num_steps, a smaller config.data.image_size and fewer config.model.channels cost less, "
-        "--config.quick=True shows the whole in a minute, and configs/image_folder.py:cpu is a size for two cores"
+        f"--config.quick=True shows the whole in a minute{smaller}"
     )
 
 

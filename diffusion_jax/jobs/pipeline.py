@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import sys
 import time
@@ -251,16 +252,23 @@ def _write(image: np.ndarray, out: Path, request: Request, prompt: str, negative
         + ("" if request.guidance is None else f" CFG scale: {request.guidance:g},")
         + f" Seed: {request.seed}, Size: {width}x{height}, Model: {request.source}",
     )
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    encoded = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(encoded, format="PNG", pnginfo=info)
     numbers = [int(file.stem) for file in out.glob("[0-9]*.png") if file.stem.isdecimal()]
     number = max(numbers, default=-1) + 1
     while True:
         path = out / f"{number:05d}.png"
         try:
-            with path.open("xb") as file:  # never over another
-                picture.save(file, format="PNG", pnginfo=info)
-            return path
+            file = path.open("xb")  # never over another
         except FileExistsError:
             number += 1
+            continue
         except OSError as error:
             raise ValueError(f"{path}: cannot be written: {error.strerror}") from None
+        try:
+            with file:
+                file.write(encoded.getvalue())
+        except OSError as error:
+            path.unlink(missing_ok=True)  # half a picture is none
+            raise ValueError(f"{path}: cannot be written: {error.strerror}") from None
+        return path

@@ -48,8 +48,24 @@ def read(workdir: Path, name: str) -> dict[str, Any]:
 
 def rows(workdir: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, the newest of each step, in their order."""
-    found = readers.read_rows(workdir / "metrics.jsonl")
+    path = workdir / "metrics.jsonl"
+    found = readers.read_rows(path)
+    for row in found:
+        for name, value in row.items():
+            if value is not None:  # what was not finite
+                number(row, name, path)
     return [row for _, row in sorted({row["step"]: row for row in found}.items())]
+
+
+def like(record: Mapping[str, Any], settings: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """What a record has of the settings. Raises ConfigError for a value of another kind: text, a number or nothing."""
+    found = {name: record[name] for name in settings if name in record}
+    for name, value in found.items():
+        kinds = str if isinstance(settings[name], str) else (int, float, type(None))
+        if not isinstance(value, kinds):
+            wanted = "text" if kinds is str else "a number"
+            raise ConfigError(f"{where}: {name} is {readers.one_line(repr(value), 60)}; it must be {wanted}")
+    return found
 
 
 def number(record: Mapping[str, Any], name: str, where: Path) -> float:

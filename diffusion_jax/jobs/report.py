@@ -36,7 +36,7 @@ def report(session: Session) -> None:
     seconds = scores.pop("seconds", {})
     # The pictures may have been drawn otherwise than the config says now.
     drawn = dict(session.method.drawn(session))
-    drawn |= {key: sampling[key] for key in drawn if key in sampling}
+    drawn |= records.like(sampling, drawn, workdir / "sampling.json")
     what, ending = session.method.summary(session, drawn)
     basics = {
         "title": config.name,
@@ -62,7 +62,7 @@ def report(session: Session) -> None:
     }
     try:
         session.method.write_report(session, basics, drawn)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:  # the one file whose content is free
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:  # the one file whose content is free
         raise ConfigError(
             f"{workdir / 'evaluation.json'} does not hold what --mode evaluate writes "
             f"({readers.one_line(repr(error), 80)}); run it again"

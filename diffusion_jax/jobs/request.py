@@ -72,8 +72,10 @@ def check(request: Request) -> None:
         raise ValueError(f"--out {error}") from None
     if request.dtype == "float16" and jax.default_backend() == "cpu":
         raise ValueError("--dtype float16 is for GPUs; on a CPU it can be bfloat16 or float32")
-    if request.negative_prompt and request.guidance is not None and request.guidance <= 1:
-        raise ValueError(f"--negative_prompt needs guidance, and --guidance is {request.guidance:g}; set it above 1")
+    if request.guidance is not None and request.guidance <= 1:
+        for name in ("negative_prompt", "guidance_rescale"):
+            if getattr(request, name):
+                raise ValueError(f"--{name} needs guidance, and --guidance is {request.guidance:g}; set it above 1")
     for name in ("num", "batch_size", "steps"):
         value = getattr(request, name)
         if value is not None and value < 1:
@@ -82,7 +84,7 @@ def check(request: Request) -> None:
         raise ValueError(f"--dtype is {request.dtype!r}; it can be float32, bfloat16 or float16")
     if len(request.control) != len(request.control_image):
         raise ValueError(f"there are {len(request.control)} --control and {len(request.control_image)} --control_image")
-    if len(request.control_scale) not in (0, 1, len(request.control)):
+    if len(request.control_scale) not in ((0, 1, len(request.control)) if request.control else (0,)):
         raise ValueError(f"there are {len(request.control_scale)} --control_scale for {len(request.control)} --control")
     if request.mask is not None and request.image is None:
         raise ValueError("--mask needs the --image that it belongs to")

@@ -12,7 +12,7 @@ import jax
 
 from diffusion_jax.config import ConfigError, Experiment
 from diffusion_jax.data.sources.image_folder import counted
-from diffusion_jax.jobs import evaluate, lock, replay, report, sample, train
+from diffusion_jax.jobs import evaluate, lock, records, replay, report, sample, train
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.training.distributed import leaving_if_one_is_lost, wait_for_all
 from diffusion_jax.training.interruption import RESTART, exit_code, restarting_on_warnings
@@ -106,10 +106,10 @@ def _check_workdir(workdir: Path) -> None:
 def _clear_parts(workdir: Path) -> None:
     """Takes away what a killed command has left of files that it was writing."""
     if jax.process_index() == 0:
-        for pattern in (".*.part", "*.tmp"):
-            for path in workdir.glob(pattern):
-                if path.is_file():
-                    path.unlink(missing_ok=True)
+        for name in ("config.json", "report.html", "samples.npz", *records.MADE_BY):
+            part = workdir / f".{name}.part"
+            if part.is_file():
+                part.unlink(missing_ok=True)
 
 
 def _debug() -> None:

@@ -49,7 +49,7 @@ def sample(session: Session) -> None:
     trajectory = np.stack([session.decode(states) for states in trajectory])
     real = _real(session, len(images))
     if session.paints:
-        _set_aside(session.workdir, settings)
+        _set_aside(session.workdir, {"num_images": config.num_images, **settings})
     session.method.pictures(session, labels, trajectory, captions)
     if not session.paints:  # all draw and decode, one paints
         return
@@ -63,7 +63,7 @@ def sample(session: Session) -> None:
     session.write_json(
         "sampling.json",
         {
-            "num_images": generator.num_images,
+            "num_images": config.num_images,
             **settings,
             "compile_seconds": generator.compile_seconds,
             "seconds": generator.sample_seconds,

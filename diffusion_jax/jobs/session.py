@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import functools
 import json
-import os
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from diffusion_jax import data, hub
 from diffusion_jax.config import ConfigError, Experiment, build, saved
 from diffusion_jax.config.check import check, flatten
 from diffusion_jax.config.quick import shrink
+from diffusion_jax.figures.files import write_atomically
 from diffusion_jax.methods.latents import Decoder
 from diffusion_jax.methods.method import Method
 from diffusion_jax.metrics.classifier import Classifier, train_classifier
@@ -253,6 +253,4 @@ class Session:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file whole or not at all."""
-    partial = path.with_suffix(".json.tmp")
-    partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_atomically(path, json.dumps(content, indent=2, default=str) + "\n")

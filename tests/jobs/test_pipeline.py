@@ -1,7 +1,11 @@
 """`--mode sample --from DIR`: the images, their settings, and what is refused."""
 
+import errno
+import io
 import json
+import os
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -75,6 +79,8 @@ def test_the_command_writes_the_images_of_diffusers(folder, tmp_path, capfd):
             "on a CPU it can be bfloat16 or float32",
         ),
         (("--prompt", "a", "--negative_prompt", "b", "--guidance", "1"), "--negative_prompt needs guidance"),
+        (("--prompt", "a", "--guidance_rescale", "0.7", "--guidance", "1"), "--guidance_rescale needs guidance"),
+        (("--prompt", "a", "--control_scale", "0.5"), "there are 1 --control_scale for 0 --control"),
         (("--prompt", "a", "--out", __file__), "test_pipeline.py is a file; name a folder"),
         (("--prompt", "a", "--mask", "m.png"), "--mask needs the --image"),
         (("--prompt", "a", "--image", "none.png"), "--image none.png: not a readable image"),
@@ -93,6 +99,24 @@ def test_bad_input_is_one_line_and_code_2(arguments, message, folder, tmp_path, 
     said = capfd.readouterr().err.strip()
     assert message in said and said.count("\n") == 0
     assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_that_does_not_fit_on_the_disk_leaves_no_half(tmp_path):
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def opened(self, mode):
+        self.touch()
+        return Full()
+
+    asked = request.Request(source="x", prompt=("a",))
+    with (
+        mock.patch.object(pipeline.Path, "open", opened),
+        pytest.raises(ValueError, match=r"00000\.png: cannot be written: No space left on device"),
+    ):
+        pipeline._write(np.zeros((4, 4, 3)), tmp_path, asked, "a", "", 0)
+    assert not list(tmp_path.iterdir())
 
 
 def drawn(folder, out, *arguments):

@@ -88,6 +88,14 @@ def test_pictures_are_described_by_the_settings_that_they_were_drawn_with(workdi
             "evaluation.json does not hold",
         ),
         (
+            "evaluation.json",
+            b'{"read_as_requested": 1, "classifier_test_accuracy": 1, "read_as_requested_per_class": {"0": "x"}}',
+            "evaluation.json does not hold",
+        ),
+        ("sampling.json", b'{"sampler": [1]}', r"sampling.json: sampler is \[1\]; it must be text"),
+        ("sampling.json", b'{"num_steps": "many"}', "sampling.json: num_steps is 'many'; it must be a number"),
+        ("metrics.jsonl", b'{"step": 40, "loss": "high"}', "metrics.jsonl: loss is 'high'; it must be a number"),
+        (
             "samples.png",
             b"\x89PNG\r\n\x1a\n and no more",
             "samples.png: is no picture, or a damaged.*--mode sample again",
@@ -132,9 +140,11 @@ def test_a_file_among_the_checkpoints_is_refused(workdir):
 
 
 def test_what_a_killed_command_left_of_a_file_goes_away(workdir):
-    (workdir / ".report.html.part").write_text("<p>hal")
+    for name in (".report.html.part", "notes.tmp", ".mine.part"):
+        (workdir / name).write_text("<p>hal")
     assert report(workdir) == 0
-    assert not list(workdir.glob(".*.part"))
+    assert not (workdir / ".report.html.part").exists()
+    assert (workdir / "notes.tmp").is_file() and (workdir / ".mine.part").is_file()  # of the user
 
 
 def test_a_folder_whose_name_is_no_text_is_refused_before_anything_is_compiled(tmp_path):
@@ -187,6 +197,8 @@ def test_another_draw_keeps_the_pictures_of_the_last(workdir):
     assert drawn(workdir, seed=5) == 0
     assert (workdir / "earlier" / "1" / "samples.png").read_bytes() == before != (workdir / "samples.png").read_bytes()
     assert json.loads((workdir / "earlier" / "1" / "sampling.json").read_text())["seed"] == 0
+    assert drawn(workdir, seed=5, num_images=8) == 0
+    assert json.loads((workdir / "earlier" / "2" / "sampling.json").read_text())["num_images"] == 20
 
 
 def pictures(workdir):
