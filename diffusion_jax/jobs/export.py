@@ -10,7 +10,6 @@ from diffusion_jax.config import saved
 from diffusion_jax.diffusion.process import DiscreteProcess
 from diffusion_jax.hub.sources import Run
 from diffusion_jax.jobs.session import Session
-from diffusion_jax.methods.diffusion.model import Diffusion
 
 PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v": "v_prediction"}
 
@@ -37,11 +36,12 @@ def open_run(workdir: Path) -> Run:
 def _scheduler(session: Session) -> tuple[dict[str, Any] | None, str]:
     """A scheduler config of diffusers for what a run trained; None, and why, where diffusers has none."""
     model, sampling = session.model, session.config.sampling
-    if not isinstance(model, Diffusion):
+    objective: Any = getattr(model, "objective", None)
+    process = getattr(objective, "process", None)
+    if process is None:
         return None, "it trains no network that draws by steps of noise"
     if session.decoder is not None:
         return None, "it draws latents, whose autoencoder is not a part of it"
-    process, objective = model.objective.process, model.objective
     if not isinstance(process, DiscreteProcess) or objective.prediction not in PREDICTIONS:
         return None, "its process and prediction have no scheduler in diffusers"
     if objective.learned_variance:

@@ -150,8 +150,8 @@ def _inputs(request: Request, pipe: Any, count: int) -> dict[str, Any]:
         size = given["image"].shape[:2]
     if request.mask is not None:
         given["mask"] = _read(request.mask, "mask", size)
-    side = pipe.sample_size * pipe.factor
-    given["control_images"] = [_read(file, "control_image", size or (side, side)) for file in request.control_image]
+    usual = (pipe.sample_size[0] * pipe.factor, pipe.sample_size[1] * pipe.factor)
+    given["control_images"] = [_read(file, "control_image", size or usual) for file in request.control_image]
     if size is not None:
         given["size"] = size
     return given

@@ -50,11 +50,12 @@ def run(config: Experiment, workdir: Path, modes: tuple[str, ...], command: str)
         _debug()
     _check_workdir(workdir)
     session = Session(config, workdir, command)
-    if READS_DATA & set(modes):  # data that are not there are said before config.json takes their name
+    begins = "train" in modes or (workdir / "checkpoints").exists()  # the other jobs need a run that was begun
+    if begins and READS_DATA & set(modes):  # data that are not there are said before config.json takes their name
         say(_described(session))
     jobs = {**JOBS, **session.method.jobs}
     with contextlib.ExitStack() as stack:
-        if "train" in modes or (workdir / "checkpoints").exists():  # the other jobs need a run that was begun
+        if begins:
             session.make_workdir()
             stack.enter_context(lock.held(session.workdir))
             _clear_parts(session.workdir)

@@ -67,7 +67,8 @@ class LatentDiffusion:
     Attributes:
       network, autoencoder, encoders, controls: the networks. schedule: of the sampler.
       params: of all networks, by name: "network", "autoencoder", those of the encoders and controls.
-      options: how texts become conditions. sample_size: side of the latents that the network was trained on.
+      options: how texts become conditions. sample_size: (height, width) of the latents that the network was
+        trained on.
       zero_negative: without a negative prompt the negative conditions are zeros.
       adapters, adapter_weights: low-rank changes of weights that are added in the program, and their weights.
       offload_text: the text encoders' parameters stay in the host's memory and are on the device only while texts are
@@ -81,7 +82,7 @@ class LatentDiffusion:
     schedule: Schedule
     params: Mapping[str, Any]
     options: TextOptions
-    sample_size: int
+    sample_size: tuple[int, int]
     controls: tuple[Control, ...] = ()
     zero_negative: bool = False
     adapters: tuple[adapters.Adapter, ...] = ()
@@ -452,8 +453,7 @@ class LatentDiffusion:
     def _image_size(self, size: tuple[int, int] | None, given: Any) -> tuple[int, int]:
         if size is None and given is not None and np.ndim(given) == 4:
             return given.shape[1] * self.factor, given.shape[2] * self.factor
-        side = self.sample_size * self.factor
-        height, width = size or (side, side)
+        height, width = size or (side * self.factor for side in self.sample_size)
         step = self.factor * self._latent_step
         if height % step or width % step or height < step or width < step:
             raise ValueError(f"size is {height}x{width}; both sides must be multiples of {step}")

@@ -37,7 +37,8 @@ class Unconditional:
 
     Attributes:
       network: predicts for images [B, H, W, C] in [-1, 1]; params: its parameters, under "network".
-      schedule: of the sampler. image_size, channels: of the images. num_steps: where a call does not say.
+      schedule: of the sampler. image_size: (height, width) of the images, which have so many channels.
+      num_steps: where a call does not say.
       num_classes: that images can be asked to be of; None for a network that is told none.
       null_class: the label that means none of them, for classifier-free guidance; None where none was trained.
       mesh: devices that batches are split over; see :meth:`shard`.
@@ -46,7 +47,7 @@ class Unconditional:
     network: nn.Module
     params: Any
     schedule: Schedule
-    image_size: int
+    image_size: tuple[int, int]
     channels: int
     num_steps: int = 50
     num_classes: int | None = None
@@ -90,7 +91,7 @@ class Unconditional:
             num_images = sizes[0] if sizes else 1
         if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < 1:
             raise ValueError(f"num_images is {num_images!r}; this pipeline takes no prompts, but a number from 1 up")
-        shape = (self.image_size, self.image_size, self.channels)
+        shape = (*self.image_size, self.channels)
         arrays: dict[str, Any] = {"keys": image_keys(key, num_images)}
         check_finite(guidance_scale=guidance_scale)
         if guidance_scale != 1 and self.null_class is None:
@@ -109,7 +110,7 @@ class Unconditional:
             arrays["image"] = batch_of_images(image, num_images, "image")
             arrays["mask"] = batch_of_masks(mask, num_images)
             if not arrays["image"].shape[1:3] == arrays["mask"].shape[1:3] == shape[:2]:
-                raise ValueError(f"image and mask must be {self.image_size}x{self.image_size}, as the network's images")
+                raise ValueError(f"image and mask must be {shape[0]}x{shape[1]}, as the network's images")
         if sampler is None:
             sampler = self.schedule.sampler(self.num_steps if num_steps is None else num_steps)
         if self.mesh is not None:

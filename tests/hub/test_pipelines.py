@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax import hub
+from diffusion_jax.hub.files import CheckpointError
 from tests import golden
 from tests.hub import pipeline_folders
 
@@ -143,6 +144,37 @@ def test_unconditional_images_are_those_of_diffusers(tmp_path):
     np.testing.assert_allclose(2 * images - 1, recorded["ddim10"], rtol=0, atol=1e-3)
     with pytest.raises(ValueError, match="this pipeline takes no prompts"):
         pipe(["a cat"])
+
+
+def test_images_need_not_be_square(tmp_path):
+    """As in diffusers, of the height and width that the network's config names."""
+    folder = pipeline_folders.write("pipeline-ddpm", tmp_path / "ddpm")
+    file = folder / "unet" / "config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps(settings | {"sample_size": [8, 24]}))
+    assert hub.load_pipeline(folder)(2, num_steps=2).shape == (2, 8, 24, 3)
+    file.write_text(json.dumps(settings | {"sample_size": [8, 24, 3]}))
+    with pytest.raises(CheckpointError, match=r"sample_size is \[8, 24, 3\]; it must be an integer or two"):
+        hub.load_pipeline(folder)
+
+
+def test_schedulers_of_early_checkpoints_are_corrected(folder, tmp_path):
+    """diffusers' StableDiffusionPipeline, but not the one with ControlNets, whatever its scheduler's file says."""
+    for part in folder.iterdir():
+        if part.name != "scheduler":
+            (tmp_path / part.name).symlink_to(part)
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    (tmp_path / "scheduler").mkdir()
+    early = config | {"_class_name": "DDIMScheduler", "steps_offset": 0, "clip_sample": True}
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(early))
+    for solver in (None, "dpmpp"):
+        opened = hub.load_pipeline(tmp_path, sampler=solver).schedule.config
+        assert opened["steps_offset"] == 1 and opened["clip_sample"] is False
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").unlink()  # a link
+    (tmp_path / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionControlNetPipeline"}))
+    opened = hub.load_pipeline(tmp_path).schedule.config
+    assert opened["steps_offset"] == 0 and opened["clip_sample"] is True
 
 
 def test_a_chain_is_not_drawn_in_more_steps_than_it_has(tmp_path):

@@ -108,7 +108,7 @@ def pipeline(*, controls: int = 0, painting: bool = False, config=DDIM) -> Laten
         schedule=Schedule(config),
         params=params,
         options=TextOptions("sd", 0),
-        sample_size=side,
+        sample_size=(side, side),
         controls=tuple(nets),
     )
 
