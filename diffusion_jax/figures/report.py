@@ -110,7 +110,7 @@ def _samples(report: Report) -> str:
     caption = "New images, each made by the trained network from noise of its own."
     pictures = [page.picture_figure(report.samples, "A grid of generated images", caption)]
     if report.real is not None:
-        caption = "Real images that the network has not seen, in the same order of classes, to compare with."
+        caption = "Real images that the network has not seen, to compare with; in the same order if they have classes."
         pictures.append(page.picture_figure(report.real, "A grid of real images", caption))
     return f'<div class="beside">{"".join(pictures)}</div>' if len(pictures) > 1 else pictures[0]
 
