@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import jax
 
@@ -25,7 +26,7 @@ def train(session: Session) -> signal.Signals | None:
     config, options = session.config, session.config.training
     scoring = training_scores(session)
     batches = train_batches(session)
-    if line := cost.warning(session):
+    if line := cost.warning(session, updates_made(session.workdir)):
         say(line)
     result = loop.train(
         session.model,
@@ -52,6 +53,12 @@ def train(session: Session) -> signal.Signals | None:
         pictures=_pictures(session),
     )
     return result.interrupted
+
+
+def updates_made(workdir: Path) -> int:
+    """The step of the newest checkpoint, by the folders' names; 0 where there is none."""
+    names = [path.name for path in (workdir / "checkpoints").glob("*")]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def _pictures(session: Session) -> loop.Pictures | None:

@@ -15,7 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from configs import image_folder
 from diffusion_jax.config import ConfigError
-from diffusion_jax.jobs import cost, run, sweep_scores
+from diffusion_jax.jobs import cost, run, sweep_scores, train
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.training import sharding
 from diffusion_jax.training.checkpoints import CheckpointError, restore_params
@@ -70,7 +70,7 @@ def test_pictures_are_described_by_the_settings_that_they_were_drawn_with(workdi
     config.sampling.name, config.sampling.num_steps = "euler", 3
     assert run.run(config, workdir, ("sample",), command="") == 0
     assert report(workdir) == 0  # of the config that the run has
-    assert "sampled with EULER in 3 steps" in page(workdir).text
+    assert "sampled with Euler in 3 steps" in page(workdir).text
     assert json.loads((workdir / "sampling.json").read_text())["num_steps"] == 3
 
 
@@ -239,7 +239,7 @@ def test_the_data_are_described_before_anything_is_compiled(workdir, capfd):
     assert any(line.startswith("wrote samples.png of 20 images (sampler ddim, num steps 4") for line in said)
 
 
-def test_a_run_of_days_is_announced(monkeypatch):
+def test_a_run_of_days_is_announced(monkeypatch, tmp_path):
     monkeypatch.setattr(cost, "_rate", lambda: 1e11)
     config = image_folder.get_config()
     config.data.name, config.data.path, config.data.image_size = "digits", None, 32
@@ -248,6 +248,12 @@ def test_a_run_of_days_is_announced(monkeypatch):
     days = int(re.search(r"about (\d+) days on this machine", line)[1])
     assert days == pytest.approx(3 * 2 * 6.06e9 * 128 * 200_000 / 3e10 / 86400, rel=0.15)
     assert cost.warning(Session(tiny.get_config(), Path("nowhere"))) is None
+    half = cost.warning(Session(config, Path("nowhere")), done=100_000)
+    assert int(re.search(r"about (\d+) days", half)[1]) == pytest.approx(days / 2, abs=1)
+    # one that goes on is announced by what is left
+    (tmp_path / "checkpoints" / "100000").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "best").mkdir()
+    assert train.updates_made(tmp_path) == 100_000 and train.updates_made(tmp_path / "checkpoints") == 0
 
 
 def test_a_table_has_the_columns_that_say_something():

@@ -19,6 +19,12 @@ from diffusion_jax.methods.diffusion.model import Diffusion
 from diffusion_jax.methods.diffusion.settings import SECTIONS, Settings
 from diffusion_jax.methods.method import Config, Context, Method, Run
 
+# What samplers are called in print.
+_SAMPLERS = {
+    **{name: name.upper() for name in ("ddim", "ddpm", "deis", "edm", "lms", "plms")},
+    **{"dpmpp": "DPM-Solver++", "euler": "Euler", "heun": "Heun", "unipc": "UniPC"},
+}
+
 
 class DiffusionMethod(Method):
     """See `Method`; the model is a `Diffusion`."""
@@ -156,7 +162,8 @@ class DiffusionMethod(Method):
 
     def summary(self, run: Run, drawn: Mapping[str, Any]) -> tuple[str, str]:
         kind = "a class-conditional" if run.model.num_classes is not None else "an unconditional"
-        ending = f", and sampled with {str(drawn['sampler']).upper()} in {drawn['num_steps']} steps"
+        sampler = _SAMPLERS.get(drawn["sampler"], drawn["sampler"])
+        ending = f", and sampled with {sampler} in {drawn['num_steps']} steps"
         return f"{kind} diffusion model", ending
 
     def page(self, run: Run, drawn: Mapping[str, Any]) -> dict[str, Any]:
