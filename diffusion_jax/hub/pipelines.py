@@ -150,6 +150,10 @@ def _pipeline(
         raise CheckpointError(f"{folder}: refiners, which are told an aesthetic score, are not covered")
 
     network_name, family = FAMILIES[name]
+    if controlnets and family == "sd3":
+        raise CheckpointError(
+            f"{folder}: pipelines of Stable Diffusion 3 take no ControlNets yet; hub.load opens the network alone"
+        )
     params: dict[str, Any] = {}
     network, params["network"] = part(network_name)
     autoencoder, params["autoencoder"] = _autoencoder(folder, part, tile_size)

@@ -146,6 +146,12 @@ def test_unconditional_images_are_those_of_diffusers(tmp_path):
         pipe(["a cat"])
 
 
+def test_a_controlnet_for_stable_diffusion_3_is_refused_by_name(tmp_path):
+    folder = pipeline_folders.write("pipeline-sd3", tmp_path / "sd3")
+    with pytest.raises(CheckpointError, match="pipelines of Stable Diffusion 3 take no ControlNets yet"):
+        hub.load_pipeline(folder, controlnets=[tmp_path / "control"])
+
+
 def test_images_need_not_be_square(tmp_path):
     """As in diffusers, of the height and width that the network's config names."""
     folder = pipeline_folders.write("pipeline-ddpm", tmp_path / "ddpm")
