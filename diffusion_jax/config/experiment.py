@@ -127,7 +127,7 @@ class Experiment(config_dict.ConfigDict):
             else:
                 self._fields[key] = Section(variants, f"config.{key}")
                 if old is not None:
-                    _carry(old, self._fields[key])
+                    self._fields[key].keep({name: old[name] for name in old.given})
 
     def _missing(self, key: str) -> ConfigError:
         having = [name for name, sections in self._sections.items() if key in sections]
@@ -137,12 +137,3 @@ class Experiment(config_dict.ConfigDict):
                 f"{', '.join(having)}, so set the name first"
             )
         return unknown("config field", key, self._fields)
-
-
-def _carry(old: Section, new: Section) -> None:
-    """What was set and fits."""
-    for key in sorted(old.given, key=lambda key: key != old.variants.key):
-        try:
-            new[key] = old[key]
-        except ConfigError:
-            continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import config_dict
@@ -139,6 +139,14 @@ class Section(config_dict.ConfigDict):
         for key in sorted(merged, key=lambda key: key != self.variants.key):
             self[key] = merged[key]
 
+    def keep(self, values: Mapping[str, Any]) -> None:
+        """Sets those of the values that are fields here and fit, the one that chooses first."""
+        for key in sorted(values, key=lambda key: key != self.variants.key):
+            try:
+                self[key] = values[key]
+            except ConfigError:  # no field here, or of another type
+                continue
+
     def get_type(self, key: str) -> Any:
         """The annotation of a field."""
         return str if key == self.variants.key and self.variants.has_choice else self._option(key, None).kind
@@ -169,11 +177,7 @@ class Section(config_dict.ConfigDict):
             self._fields[self.variants.key] = choice
         self._fields.update({name: option.default for name, option in fields.items()})
         self.given.clear()
-        for name in self._fields.keys() & kept.keys():
-            try:
-                self[name] = kept[name]
-            except ConfigError:  # of another type there
-                continue
+        self.keep(kept)
 
     def _option(self, key: str, value: Any) -> Option:
         fields = self.options()

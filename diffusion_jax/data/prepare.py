@@ -12,6 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from diffusion_jax.readers import one_line
+
 FORMAT = "array_record"
 BAD_INPUT = 2
 
@@ -42,7 +44,7 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
     except AssertionError as error:  # the archives that a licence keeps from being downloaded
         raise ValueError(" ".join(str(error).split())) from None
     except (OSError, tfds.download.DownloadError) as error:
-        raise ValueError(f"{name!r} could not be prepared: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"{name!r} could not be prepared: {one_line(error)}") from None
     return Path(builder.data_dir)
 
 

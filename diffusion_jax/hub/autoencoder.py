@@ -9,6 +9,7 @@ from diffusion_jax.hub import diffusers
 from diffusion_jax.hub.format import Config, Format
 from diffusion_jax.hub.tensors import Shapes
 from diffusion_jax.models.autoencoder import AutoencoderKL
+from diffusion_jax.models.vq import VQModel
 
 CLASS = "AutoencoderKL"
 DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
@@ -75,21 +76,28 @@ def side(size: Any) -> Any:
     return size[0] if isinstance(size, list) else size
 
 
-def describe(model: AutoencoderKL, shapes: Shapes) -> dict[str, Any]:
-    levels = len(model.widths)
-    return DEFAULTS | {
-        "_class_name": CLASS,
+def levels(model: AutoencoderKL | VQModel, shapes: Shapes) -> dict[str, Any]:
+    """The settings of the resolutions, which all these autoencoders state alike."""
+    count = len(model.widths)
+    return {
         "in_channels": shapes[("encoder", "conv_in", "kernel")][2],
         "block_out_channels": list(model.widths),
-        "down_block_types": [DOWN] * levels,
-        "up_block_types": [UP] * levels,
+        "down_block_types": [DOWN] * count,
+        "up_block_types": [UP] * count,
         "sample_size": model.sample_size,
+    }
+
+
+def describe(model: AutoencoderKL, shapes: Shapes) -> dict[str, Any]:
+    return DEFAULTS | {
+        "_class_name": CLASS,
+        **levels(model, shapes),
         **{name: None if getattr(model, name) is None else list(getattr(model, name)) for name in MOMENTS},
         **{there: getattr(model, here) for there, here in FIELDS.items()},
     }
 
 
-def inputs(model: AutoencoderKL, config: Config) -> dict[str, Any]:
+def inputs(model: AutoencoderKL | VQModel, config: Config) -> dict[str, Any]:
     channels = config.get("in_channels", DEFAULTS["in_channels"])
     return {"sample": jnp.zeros((1, model.factor, model.factor, channels))}
 

@@ -14,7 +14,6 @@ from jax.typing import DTypeLike
 from diffusion_jax.hub.checkpoint import load
 from diffusion_jax.hub.files import CheckpointError, nearest
 from diffusion_jax.hub.pipeline_parts import Parts, open_parts
-from diffusion_jax.hub.schedule import Schedule
 from diffusion_jax.models.autoencoder import AutoencoderKL
 from diffusion_jax.models.mmdit import MMDiT
 from diffusion_jax.pipelines.denoiser import Control
@@ -48,17 +47,8 @@ FAMILIES = {
 UNCONDITIONAL = {"DDPMPipeline": 1000, "DDIMPipeline": 50, "PNDMPipeline": 50}
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 ABSENT_TOKENS = T5_LENGTH = 256  # of SD 3's third encoder
-# Those of diffusers that correct the scheduler that they are given.
+# Those of diffusers that correct the scheduler that they are given, unless there are ControlNets.
 _CORRECTING = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
-# Schedulers that have no option steps_offset.
-_WITHOUT_OFFSET = (
-    "DPMSolverSinglestepScheduler",
-    "EDMDPMSolverMultistepScheduler",
-    "EDMEulerScheduler",
-    "FlowMatchEulerDiscreteScheduler",
-    "FlowMatchHeunDiscreteScheduler",
-    "IPNDMScheduler",
-)
 
 
 def load_pipeline(
@@ -125,8 +115,8 @@ def _pipeline(
             f"{nearest(name, (*FAMILIES, *UNCONDITIONAL))}"
         )
     schedule = parts.schedule(sampler)
-    if not controlnets:
-        schedule = _as_opened(schedule, name)
+    if name in _CORRECTING and not controlnets:
+        schedule = schedule.corrected()
     if name in UNCONDITIONAL:
         if controlnets:
             raise CheckpointError(f"{folder}: {name} has no text encoder, which a ControlNet needs")
@@ -198,21 +188,6 @@ def _sides(config: Mapping[str, Any], folder: Path) -> tuple[int, int] | None:
         case [int(height), int(width)] if height > 0 and width > 0:
             return height, width
     raise CheckpointError(f"{folder / 'config.json'}: sample_size is {size!r:.60}; it must be an integer or two")
-
-
-def _as_opened(schedule: Schedule, name: str) -> Schedule:
-    """As diffusers' pipelines of Stable Diffusion 1 and 2 correct the schedulers of early checkpoints.
-
-    Whatever the file says, they count leading timesteps from 1 and clip no estimates. Those with ControlNets do not.
-    """
-    config = dict(schedule.config)
-    if name not in _CORRECTING:
-        return schedule
-    if config["_class_name"] not in _WITHOUT_OFFSET:
-        config["steps_offset"] = 1
-    if config.get("clip_sample", config["_class_name"] in ("DDIMScheduler", "DDPMScheduler")):
-        config["clip_sample"] = False
-    return Schedule(config)
 
 
 def _has(index: Mapping[str, Any], part: str) -> bool:

@@ -42,8 +42,16 @@ FLOW_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmpp_singlestep": ("DPMSolverSinglestepScheduler", _STRAIGHT),
     "unipc": ("UniPCMultistepScheduler", _STRAIGHT),  # not DEIS, whose last level still has much noise here
 }
-
-
+# Classes that have no option steps_offset, and those that clip estimates where the file does not say.
+_WITHOUT_OFFSET = (
+    "DPMSolverSinglestepScheduler",
+    "EDMDPMSolverMultistepScheduler",
+    "EDMEulerScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "IPNDMScheduler",
+)
+_CLIPPING = ("DDIMScheduler", "DDPMScheduler")
 # Steps of the sampler that shows whether a schedule is covered.
 _PROBE = 4
 
@@ -89,6 +97,18 @@ class Schedule:
         if self._flow:  # one factor, by two names
             kept["shift"] = kept["flow_shift"] = kept.get("shift") or kept.get("flow_shift") or 1.0
         return Schedule({**kept, **options, "_class_name": class_name})
+
+    def corrected(self) -> Schedule:
+        """As diffusers' pipelines of Stable Diffusion 1 and 2 correct the schedulers of early checkpoints.
+
+        Whatever the file says, they count leading timesteps from 1 and clip no estimates.
+        """
+        config, name = dict(self.config), self.config["_class_name"]
+        if name not in _WITHOUT_OFFSET:
+            config["steps_offset"] = 1
+        if config.get("clip_sample", name in _CLIPPING):
+            config["clip_sample"] = False
+        return Schedule(config)
 
     @property
     def solver(self) -> str:

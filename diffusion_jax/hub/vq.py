@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from diffusion_jax.hub import autoencoder, diffusers
@@ -58,22 +57,12 @@ def build(config: Config, dtype: DTypeLike) -> VQModel:
 
 
 def describe(model: VQModel, shapes: Shapes) -> dict[str, Any]:
-    levels = len(model.widths)
     return DEFAULTS | {
         "_class_name": CLASS,
-        "in_channels": shapes[("encoder", "conv_in", "kernel")][2],
-        "block_out_channels": list(model.widths),
-        "down_block_types": [autoencoder.DOWN] * levels,
-        "up_block_types": [autoencoder.UP] * levels,
-        "sample_size": model.sample_size,
+        **autoencoder.levels(model, shapes),
         "vq_embed_dim": model.code_channels,
         **{there: getattr(model, here) for there, here in FIELDS.items()},
     }
-
-
-def inputs(model: VQModel, config: Config) -> dict[str, Any]:
-    channels = config.get("in_channels", DEFAULTS["in_channels"])
-    return {"sample": jnp.zeros((1, model.factor, model.factor, channels))}
 
 
 FORMAT = Format(
@@ -84,7 +73,7 @@ FORMAT = Format(
     matches=lambda config: config.get("_class_name") == CLASS,
     build=build,
     describe=describe,
-    inputs=inputs,
+    inputs=autoencoder.inputs,
     tensors=diffusers.tensors,
     rename=diffusers.rename,
     defaults=DEFAULTS,

@@ -150,8 +150,7 @@ def _inputs(request: Request, pipe: Any, count: int) -> dict[str, Any]:
         size = given["image"].shape[:2]
     if request.mask is not None:
         given["mask"] = _read(request.mask, "mask", size)
-    usual = (pipe.sample_size[0] * pipe.factor, pipe.sample_size[1] * pipe.factor)
-    given["control_images"] = [_read(file, "control_image", size or usual) for file in request.control_image]
+    given["control_images"] = [_read(file, "control_image", size or pipe.usual_size) for file in request.control_image]
     if size is not None:
         given["size"] = size
     return given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ def read(workdir: Path, name: str) -> dict[str, Any]:
         return readers.read_object(path)
     except readers.ReadError as error:
         raise ConfigError(f"{error}; run --mode {MADE_BY[name]} again") from None
+
+
+def written(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What `session.write_json` makes of it, as it is read back."""
+    return json.loads(json.dumps(dict(content), default=str))
 
 
 def rows(workdir: Path) -> list[dict[str, Any]]:

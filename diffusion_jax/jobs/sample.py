@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_jax import data
 from diffusion_jax.figures import animation, grid
 from diffusion_jax.jobs import records, saving
 from diffusion_jax.jobs.generate import Generator
@@ -90,7 +90,7 @@ def sheet(images: np.ndarray, most: int = 16) -> np.ndarray:
 def _set_aside(workdir: Path, settings: Mapping[str, Any]) -> None:
     """Moves the pictures of a draw with other settings to DIR/earlier/<number>, and says so."""
     there = records.read(workdir, "sampling.json") if (workdir / "sampling.json").is_file() else {}
-    wanted = json.loads(json.dumps(dict(settings), default=str))
+    wanted = records.written(settings)
     if not there or all(there.get(name) == value for name, value in wanted.items()):
         return
     earlier = workdir / "earlier"
@@ -106,13 +106,13 @@ def _set_aside(workdir: Path, settings: Mapping[str, Any]) -> None:
 
 def _real(session: Session, count: int) -> tuple[np.ndarray, np.ndarray | None] | None:
     """(images, labels) of so many held-out images, each class in turn as in the samples where samples have classes."""
-    images, labels = session.images(session.test_source, _MOST_REAL)
+    stored, labels = data.load_arrays(session.test_source, limit=_MOST_REAL)
     if session.model.num_requests is None:
-        return images[:count], None
+        return session.images_of(stored[:count]), None
     wanted = session.labels(np.arange(count))
     assert wanted is not None
     places = {label: iter(np.flatnonzero(labels == label)) for label in np.unique(wanted)}
     chosen = [(place, label) for label in wanted if (place := next(places[label], None)) is not None]
     if not chosen:
         return None
-    return images[[place for place, _ in chosen]], np.array([label for _, label in chosen])
+    return session.images_of(stored[[place for place, _ in chosen]]), np.array([label for _, label in chosen])

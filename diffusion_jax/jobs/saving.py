@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ from PIL import Image
 
 from diffusion_jax import readers
 from diffusion_jax.config import ConfigError
+from diffusion_jax.jobs import records
 from diffusion_jax.jobs.generate import Generator
-from diffusion_jax.jobs.session import Session
+from diffusion_jax.jobs.session import Session, write_json
 from diffusion_jax.training.logging import say, writing
 
 FOLDER, ARCHIVE = "images", "samples.npz"
@@ -48,7 +48,7 @@ def save(session: Session, generator: Generator, settings: dict[str, Any]) -> No
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
     """Makes the folder that of these settings. Raises ConfigError where it is that of others."""
-    wanted = json.loads(json.dumps(settings, default=str))
+    wanted = records.written(settings)
     path = folder / _SETTINGS
     if path.exists():
         there = readers.read_object(path)
@@ -64,7 +64,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ConfigError(f"{folder} holds files that are not of this run; move them, or take them away")
-        path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+        write_json(path, wanted)
 
 
 def _draw(session: Session, generator: Generator, folder: Path, count: int) -> None:
@@ -89,7 +89,7 @@ def _is_whole(folder: Path, start: int, stop: int) -> bool:
 
 
 def _write(path: Path, image: np.ndarray) -> None:
-    """A PNG, whole or not there at all."""
+    """A PNG, whole or not there at all, but without waiting for the disk, which 50,000 of them would add up to."""
     partial = path.with_suffix(".part")
     with writing(path):
         with partial.open("wb") as file:

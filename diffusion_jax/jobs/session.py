@@ -95,10 +95,14 @@ class Session:
 
     def images(self, source: data.Source, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [N, H, W, C] and labels [N] of a source; of latents, what the means decode to."""
-        images, labels = data.load_arrays(source, limit=limit)
-        if self.decoder is not None:
-            images = data.to_uint8(self.decode(np.asarray(self.decoder.of_stored(jnp.asarray(images)))))
-        return images, labels
+        stored, labels = data.load_arrays(source, limit=limit)
+        return self.images_of(stored), labels
+
+    def images_of(self, stored: np.ndarray) -> np.ndarray:
+        """Images uint8 [N, H, W, C] of what a source holds. Several processes have to call it together."""
+        if self.decoder is None:
+            return stored
+        return data.to_uint8(self.decode(np.asarray(self.decoder.of_stored(jnp.asarray(stored)))))
 
     def classifier(self, train: tuple[np.ndarray, np.ndarray] | None = None) -> Classifier:
         """The classifier of the training split's classes that scores use, trained when it is first asked for.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 
 import jax
 
@@ -15,6 +14,7 @@ from diffusion_jax.jobs.measure import training_scores
 from diffusion_jax.jobs.sample import sheet
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.training import loop
+from diffusion_jax.training.checkpoints import newest_step
 from diffusion_jax.training.logging import say
 
 # Images in a picture for TensorBoard.
@@ -26,7 +26,7 @@ def train(session: Session) -> signal.Signals | None:
     config, options = session.config, session.config.training
     scoring = training_scores(session)
     batches = train_batches(session)
-    if line := cost.warning(session, updates_made(session.workdir)):
+    if line := cost.warning(session, newest_step(session.workdir / "checkpoints")):
         say(line)
     result = loop.train(
         session.model,
@@ -53,12 +53,6 @@ def train(session: Session) -> signal.Signals | None:
         pictures=_pictures(session),
     )
     return result.interrupted
-
-
-def updates_made(workdir: Path) -> int:
-    """The step of the newest checkpoint, by the folders' names; 0 where there is none."""
-    names = [path.name for path in (workdir / "checkpoints").glob("*")]
-    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def _pictures(session: Session) -> loop.Pictures | None:

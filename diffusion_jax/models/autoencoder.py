@@ -79,9 +79,7 @@ class AutoencoderKL(nn.Module):
 
     def encode(self, sample: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The Gaussian of the latent: mean and log variance, each float32 [B, H/f, W/f, latent_channels]."""
-        for side in sample.shape[1:3]:
-            if side % self.factor:
-                raise ValueError(f"image of {side} pixels: the autoencoder needs multiples of {self.factor}")
+        checks.check_multiple(sample, self.factor)
         tile = None if self.tile_size is None else (self.tile_size, self.tile_size // self.factor)
         mean, logvar = jnp.split(self._run("encode_whole", sample, tile), 2, axis=-1)
         return mean, jnp.clip(logvar, MIN_LOGVAR, MAX_LOGVAR)
@@ -129,8 +127,7 @@ class AutoencoderKL(nn.Module):
             optional=("tile_size",),
         )
         checks.check_dtype(self.dtype)
-        if not self.widths or any(width % self.norm_groups for width in self.widths):
-            raise ValueError(f"widths={self.widths}: each must be a multiple of norm_groups={self.norm_groups}")
+        checks.check_norm_groups(self.widths, self.norm_groups)
         for field in ("latents_mean", "latents_std"):
             values = getattr(self, field)
             if values is not None and (len(values) != self.latent_channels or not np.isfinite(values).all()):

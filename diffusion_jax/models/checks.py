@@ -6,6 +6,7 @@ Every function raises ValueError, one line, that names the field, what it got an
 import math
 from collections.abc import Iterable, Sequence
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -49,6 +50,19 @@ def check_dtype(dtype: DTypeLike) -> None:
 def check_image(image_size: int, channels: int) -> None:
     if channels < 1 or image_size < 1:
         raise ValueError(f"images of {image_size} pixels and {channels} channels: both must be from 1 up")
+
+
+def check_multiple(sample: jax.Array, factor: int) -> None:
+    """Images [B, H, W, C] whose sides an autoencoder divides by a factor."""
+    for side in sample.shape[1:3]:
+        if side % factor:
+            raise ValueError(f"image of {side} pixels: the autoencoder needs multiples of {factor}")
+
+
+def check_norm_groups(widths: Sequence[int], norm_groups: int) -> None:
+    """Channels of levels, at least one, that are normalised in so many groups."""
+    if not widths or any(width % norm_groups for width in widths):
+        raise ValueError(f"widths={widths}: each must be a multiple of norm_groups={norm_groups}")
 
 
 def check_labels(num_classes: int | None, class_labels: object) -> None:

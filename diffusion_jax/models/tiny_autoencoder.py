@@ -57,9 +57,7 @@ class AutoencoderTiny(nn.Module):
 
     def encode(self, sample: jax.Array) -> jax.Array:
         """The latents, float32 [B, H/f, W/f, latent_channels]."""
-        for side in sample.shape[1:3]:
-            if side % self.factor:
-                raise ValueError(f"image of {side} pixels: the autoencoder needs multiples of {self.factor}")
+        checks.check_multiple(sample, self.factor)
         return self.encoder((sample + 1) / 2).astype(jnp.promote_types(self.dtype, jnp.float32))
 
     def decode(self, latents: jax.Array) -> jax.Array:

@@ -40,8 +40,7 @@ class VQModel(nn.Module):
         counts = ("out_channels", "latent_channels", "num_res_blocks", "num_codes", "code_channels", "norm_groups")
         checks.check_counts(self, counts)
         checks.check_dtype(self.dtype)
-        if not self.widths or any(width % self.norm_groups for width in self.widths):
-            raise ValueError(f"widths={self.widths}: each must be a multiple of norm_groups={self.norm_groups}")
+        checks.check_norm_groups(self.widths, self.norm_groups)
         options = convolutional_options(self.norm_groups, self.remat, self.dtype)
         levels = (self.widths, self.num_res_blocks, self.mid_attention, options)
         self.encoder = Encoder(self.latent_channels, *levels)
@@ -56,9 +55,7 @@ class VQModel(nn.Module):
 
     def encode(self, sample: jax.Array) -> jax.Array:
         """The latents before they are quantised, float32 [B, H/f, W/f, code_channels]."""
-        for side in sample.shape[1:3]:
-            if side % self.factor:
-                raise ValueError(f"image of {side} pixels: the autoencoder needs multiples of {self.factor}")
+        checks.check_multiple(sample, self.factor)
         return self.quant_conv(self.encoder(sample)).astype(jnp.promote_types(self.dtype, jnp.float32))
 
     def decode(self, latents: jax.Array, quantize: bool = True) -> jax.Array:

@@ -289,6 +289,12 @@ class LatentDiffusion:
         return self.autoencoder.factor  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
+    def usual_size(self) -> tuple[int, int]:
+        """(height, width) of the images where a call does not say."""
+        height, width = self.sample_size
+        return height * self.factor, width * self.factor
+
+    @property
     def channels(self) -> int:
         """Channels of the latents."""
         return self.autoencoder.latent_channels  # pyright: ignore[reportAttributeAccessIssue]
@@ -453,7 +459,7 @@ class LatentDiffusion:
     def _image_size(self, size: tuple[int, int] | None, given: Any) -> tuple[int, int]:
         if size is None and given is not None and np.ndim(given) == 4:
             return given.shape[1] * self.factor, given.shape[2] * self.factor
-        height, width = size or (side * self.factor for side in self.sample_size)
+        height, width = size or self.usual_size
         step = self.factor * self._latent_step
         if height % step or width % step or height < step or width < step:
             raise ValueError(f"size is {height}x{width}; both sides must be multiples of {step}")

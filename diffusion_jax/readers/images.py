@@ -14,7 +14,7 @@ from diffusion_jax.readers.errors import ReadError, reason
 # What is opened, by content. Pillow knows more: PostScript, for one, it hands to a program that runs what is in it.
 _ALLOWED = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 # The endings of their names.
-EXTENSIONS = (*(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"),)
+EXTENSIONS = (".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # Endings of pictures that cannot be read, which a folder says that it passes over.
 UNREADABLE = (".heic", ".heif", ".svg", ".eps", ".psd", ".raw", ".cr2", ".nef", ".dng", ".jxl", ".ico", ".pdf")
 # Twice a large camera's. Decoded and converted they take a gigabyte, whatever the size of the file.

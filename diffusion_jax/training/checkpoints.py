@@ -149,6 +149,12 @@ def restore_params(directory: str | os.PathLike[str], target: Any, name: str = "
     return restored.step, restored.state[name]
 
 
+def newest_step(directory: str | os.PathLike[str]) -> int:
+    """The step of the newest checkpoint by its folder's name, of which nothing is read; 0 where there is none."""
+    names = (child.name for child in Path(directory).glob("*"))
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
 def records(directory: str | os.PathLike[str]) -> dict[int, dict[str, Any]]:
     """step -> the caller's record, of every checkpoint, the oldest first.
 

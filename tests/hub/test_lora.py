@@ -294,7 +294,10 @@ def test_lycoris_states_alpha_in_tensors(pipe, tmp_path):
     """By its formulas: alpha / rank, but 1 where both factors of a Kronecker product are stored whole."""
     key = f"lora_unet_{QUERY.replace('.', '_')}"
     rng = np.random.default_rng(3)
-    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+
+    def draw(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
     one, two = draw(4, 4), draw(8, 8)
     alpha = np.array(3.0, np.float32)
     save_file({f"{key}.lokr_w1": one, f"{key}.lokr_w2": two, f"{key}.alpha": alpha}, tmp_path / "whole.safetensors")

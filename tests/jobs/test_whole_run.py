@@ -15,10 +15,10 @@ from tensorboardX.proto.event_pb2 import Event
 
 from configs import image_folder
 from diffusion_jax.config import ConfigError
-from diffusion_jax.jobs import cost, run, sweep_scores, train
+from diffusion_jax.jobs import cost, run, sweep_scores
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.training import sharding
-from diffusion_jax.training.checkpoints import CheckpointError, restore_params
+from diffusion_jax.training.checkpoints import CheckpointError, newest_step, restore_params
 from tests.configs import tiny
 from tests.figures.test_report import Page
 
@@ -253,7 +253,7 @@ def test_a_run_of_days_is_announced(monkeypatch, tmp_path):
     # one that goes on is announced by what is left
     (tmp_path / "checkpoints" / "100000").mkdir(parents=True)
     (tmp_path / "checkpoints" / "best").mkdir()
-    assert train.updates_made(tmp_path) == 100_000 and train.updates_made(tmp_path / "checkpoints") == 0
+    assert newest_step(tmp_path / "checkpoints") == 100_000 and newest_step(tmp_path / "checkpoints" / "best") == 0
 
 
 def test_a_table_has_the_columns_that_say_something():

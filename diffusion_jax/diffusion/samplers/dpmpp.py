@@ -9,6 +9,12 @@ from diffusion_jax.diffusion.samplers.grid import Grid
 from diffusion_jax.options import described
 
 VARIANTS = ("midpoint", "heun")
+_TEXTS = (
+    texts.GRID,
+    texts.ORDER,
+    texts.LOWER_ORDER,
+    {"variant": "of the second-order step: midpoint or heun"},
+)
 
 
 def integrals(h: float) -> tuple[float, float, float]:
@@ -71,12 +77,7 @@ def dpmpp_on(
     return core.build(rows, init_noise_sigma=points.init_noise_sigma, clip=clip)
 
 
-@described(
-    texts.GRID,
-    texts.ORDER,
-    texts.LOWER_ORDER,
-    variant="of the second-order step: midpoint or heun",
-)
+@described(*_TEXTS)
 @grid.on_points()
 def dpmpp(
     points: Grid,
@@ -89,12 +90,7 @@ def dpmpp(
     return dpmpp_on(points, order, variant, lower_order_final=lower_order_final, clip=clip)
 
 
-@described(
-    texts.GRID,
-    texts.ORDER,
-    texts.LOWER_ORDER,
-    variant="of the second-order step: midpoint or heun",
-)
+@described(*_TEXTS)
 @grid.on_points()
 def dpmpp_sde(
     points: Grid,

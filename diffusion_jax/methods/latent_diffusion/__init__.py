@@ -44,10 +44,9 @@ class LatentDiffusionMethod(DiffusionMethod):
     """As diffusion of images, but for what is of images only."""
 
     sections: ClassVar = {
-        key: variants
-        for name, value in SECTIONS.items()
-        if name != "augmentation"
-        for key, variants in ({name: value} | ({"latents": section(Latents)} if name == "data" else {})).items()
+        "data": True,
+        "latents": section(Latents),
+        **{name: value for name, value in SECTIONS.items() if name not in ("data", "augmentation")},
     }
     of_latents = True
 
