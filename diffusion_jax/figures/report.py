@@ -37,11 +37,10 @@ class Report:
       training_scores: the names in `metrics` of scores that were taken in training.
       timing: name -> number, the unit at the end of the name: *_seconds or *_per_second.
       machine: name -> text: devices, versions.
-      prediction, sampler, num_steps, guidance_scale: what the explanations of diffusion speak of, if there is any;
-        guidance only if it is not 1.
-      classifier_scale: of the classifier that guided, if one did.
-      samples, real, animation, denoising, noising, sweep: the grid, one of real images, the GIF, two strips and the
-        sweep's chart, as files or in memory.
+      samples, real, sweep: the grid, one of real images and the sweep's chart, as files or in memory.
+      before_training, after_training: sections of the method's own, anchor -> (heading, HTML).
+      training_words: HTML that says what the loss is, before its charts.
+      curves: further names in `metrics` that become charts -> their headings.
     """
 
     title: str
@@ -55,26 +54,22 @@ class Report:
     training_scores: Sequence[str] = ()
     timing: Mapping[str, float] = dataclasses.field(default_factory=dict)
     machine: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    prediction: str | None = None
-    sampler: str = ""
-    num_steps: int | None = None
-    guidance_scale: float | None = None
-    classifier_scale: float | None = None
     samples: Picture | None = None
     real: Picture | None = None
-    animation: Picture | None = None
-    denoising: Picture | None = None
-    noising: Picture | None = None
     sweep: Picture | None = None
+    before_training: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    after_training: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    training_words: str = ""
+    curves: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def write_report(path: str | os.PathLike[str], report: Report) -> None:
     """Writes the page: HTML with its style and pictures inside, no script, and no address of anything outside."""
     parts = {
         "samples": ("Samples", _samples(report)),
-        "noise": ("From image to noise", _noising(report)),
+        **report.before_training,
         "training": ("Training", _training(report)),
-        "sampling": ("From noise to image", _sampling(report)),
+        **report.after_training,
         "scores": ("Scores", _scores(report)),
         "time": ("Time and machine", sections.time(report.timing, report.machine)),
         "settings": ("Settings", sections.settings(report.settings, report.parameter_overview)),
@@ -115,17 +110,10 @@ def _samples(report: Report) -> str:
     return f'<div class="beside">{"".join(pictures)}</div>' if len(pictures) > 1 else pictures[0]
 
 
-def _noising(report: Report) -> str:
-    if report.noising is None:
-        return ""
-    caption = "Real images on their way to noise, from left to right: what the network is trained on."
-    return explanations.forward() + page.picture_figure(
-        report.noising, "Real images that become noisier from left to right", caption, wide=True
-    )
-
-
 def _training(report: Report) -> str:
     charts = sections.training_charts(report.metrics, "loss", "Training loss")
+    for name, heading in report.curves.items():
+        charts += sections.training_charts(report.metrics, name, heading)
     if not charts:
         return ""
     for name in report.training_scores:
@@ -135,31 +123,14 @@ def _training(report: Report) -> str:
         charts.append(
             page.figure(chart, f"{sections.title(name)} of images drawn while training, always from the same noise.")
         )
-    words = "" if report.prediction is None else explanations.training(report.prediction)
-    return words + f'<div class="charts">{"".join(charts)}</div>'
+    return report.training_words + f'<div class="charts">{"".join(charts)}</div>'
 
 
-def _sampling(report: Report) -> str:
-    if report.animation is None and report.denoising is None:
-        return ""
-    parts = [explanations.sampling(report.sampler, report.num_steps)] if report.sampler else []
-    if report.denoising is not None:
-        caption = "From pure noise on the left to the finished image on the right; the time stands above."
-        alt = "Noise that becomes images from left to right"
-        parts.append(page.picture_figure(report.denoising, alt, caption, wide=True))
-    if report.animation is not None:
-        picture = page.picture_figure(
-            report.animation,
-            "An animation in which a grid of noise becomes a grid of images",
-            "The whole reverse process, all images at once; the bar shows how far it is.",
-        )
-        parts.append(page.details("Animation (fold it away to stop it)", picture, is_open=True))
-    if report.guidance_scale is not None and report.guidance_scale != 1:
-        parts.append(f"<h3>Guidance</h3>{explanations.guidance(report.guidance_scale)}")
-    if report.classifier_scale is not None:
-        text = explanations.classifier_guidance(report.classifier_scale)
-        parts.append(f"<h3>Guidance by a classifier</h3>{text}")
-    return "".join(parts)
+def animated(animation: Picture, alt: str, caption: str) -> str:
+    """A GIF with its caption, which can be folded away."""
+    return page.details(
+        "Animation (fold it away to stop it)", page.picture_figure(animation, alt, caption), is_open=True
+    )
 
 
 def _distances(scores: Mapping[str, Any]) -> list[str]:
@@ -230,5 +201,6 @@ def _likelihood(bits: Mapping[str, Any]) -> str:
     return (
         "<h3>How likely are real images?</h3><p>Test images cost "
         f"<strong>{bits['mean']:.3f} ± {bits['standard_error']:.2g} bits</strong> a value under the model "
-        f"({bits['images']} images; {html.escape(bits['estimate'])}). Uncompressed they cost 8.</p>"
+        f"({bits['images']} images; {html.escape(bits['estimate'])}). Uncompressed they cost "
+        f"{bits.get('uncompressed', 8):.4g}.</p>"
     )

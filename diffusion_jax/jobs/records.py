@@ -21,8 +21,6 @@ MADE_BY = {
     "samples.png": "sample",
     "real.png": "sample",
     "sampling.gif": "sample",
-    "denoising.png": "sample",
-    "forward_noising.png": "sample",
     "sampling.json": "sample",
     "evaluation.json": "evaluate",
     "sweep.png": "evaluate",
@@ -83,7 +81,10 @@ def number(record: Mapping[str, Any], name: str, where: Path) -> float:
 
 
 def picture(workdir: Path, name: str) -> Path | None:
-    """A picture of the run; None where there is none. Raises ConfigError where it cannot be shown."""
+    """A picture of the run; None where there is none. Raises ConfigError where it cannot be shown.
+
+    One that is not in MADE_BY is a method's own, which sampling shows.
+    """
     path = workdir / name
     if not path.exists():
         return None
@@ -92,8 +93,9 @@ def picture(workdir: Path, name: str) -> Path | None:
             opened.seek(getattr(opened, "n_frames", 1) - 1)
             opened.load()
     except Exception as error:  # a damaged picture raises anything
+        mode = MADE_BY.get(name, "sample")
         raise ConfigError(
-            f"{path}: is no picture, or a damaged one ({readers.reason(error)}); run --mode {MADE_BY[name]} again"
+            f"{path}: is no picture, or a damaged one ({readers.reason(error)}); run --mode {mode} again"
         ) from None
     return path
 

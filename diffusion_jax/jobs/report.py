@@ -27,7 +27,7 @@ def report(session: Session) -> None:
     Raises ConfigError, naming the file, where training, sampling or evaluation left nothing to report.
     """
     config, workdir = session.config, session.workdir
-    records.require(workdir, "metrics.jsonl", "samples.png", "evaluation.json")
+    records.require(workdir, "metrics.jsonl", "samples.png", "sampling.gif", "evaluation.json")
     step, params = session.parameters
     if not session.paints:  # reading checkpoints takes all processes, the page one
         return
@@ -55,13 +55,12 @@ def report(session: Session) -> None:
         "machine": machine(),
         "samples": records.picture(workdir, "samples.png"),
         "real": records.picture(workdir, "real.png"),
-        "animation": records.picture(workdir, "sampling.gif"),
-        "denoising": records.picture(workdir, "denoising.png"),
-        "noising": records.picture(workdir, "forward_noising.png"),
         "sweep": records.picture(workdir, sweep_scores.PICTURE) if "sweep" in scores else None,
     }
+    names = ("sampling.gif", *session.method.shows)
+    pictures = {name: found for name in names if (found := records.picture(workdir, name)) is not None}
     try:
-        session.method.write_report(session, basics, drawn)
+        session.method.write_report(session, basics, drawn, pictures)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:  # the one file whose content is free
         raise ConfigError(
             f"{workdir / 'evaluation.json'} does not hold what --mode evaluate writes "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ _MOST_REAL = 2000
 # Images in samples.png; more could not be told apart.
 _MOST_SHOWN = 400
 # What is shown of a draw, set aside where another draw takes its place.
-_PICTURES = ("samples.png", "sampling.gif", "denoising.png", "sampling.json")
+_PICTURES = ("samples.png", "sampling.gif", "sampling.json")
 
 
 def sample(session: Session) -> None:
@@ -49,7 +49,7 @@ def sample(session: Session) -> None:
     trajectory = np.stack([session.decode(states) for states in trajectory])
     real = _real(session, len(images))
     if session.paints:
-        _set_aside(session.workdir, {"num_images": config.num_images, **settings})
+        _set_aside(session.workdir, session.method.shows, {"num_images": config.num_images, **settings})
     session.method.pictures(session, labels, trajectory, captions)
     if not session.paints:  # all draw and decode, one paints
         return
@@ -87,7 +87,7 @@ def sheet(images: np.ndarray, most: int = 16) -> np.ndarray:
     return filled.reshape(side, side, height, width, 3).swapaxes(1, 2).reshape(side * height, side * width, 3)
 
 
-def _set_aside(workdir: Path, settings: Mapping[str, Any]) -> None:
+def _set_aside(workdir: Path, shows: Sequence[str], settings: Mapping[str, Any]) -> None:
     """Moves the pictures of a draw with other settings to DIR/earlier/<number>, and says so."""
     there = records.read(workdir, "sampling.json") if (workdir / "sampling.json").is_file() else {}
     wanted = records.written(settings)
@@ -98,7 +98,7 @@ def _set_aside(workdir: Path, settings: Mapping[str, Any]) -> None:
     with writing(earlier):
         folder = earlier / str(number)
         folder.mkdir(parents=True)
-        for name in _PICTURES:
+        for name in (*_PICTURES, *shows):
             if (workdir / name).is_file():
                 (workdir / name).rename(folder / name)
     say(f"the pictures of the last draw, with other settings, are in {folder} now")

@@ -168,12 +168,14 @@ class Method:
         that the config knows is another one like it (a second optimiser). Runs of every method need data, method,
         training, optimizer, ema, mesh, a sampling whose common fields are `settings.Sampling`, and an evaluation that
         is a `settings.Evaluation`.
+      shows: names of the files that `pictures` writes.
       jobs: functions of a `Run` in the place of the jobs "sample" and "evaluate", for a method whose model draws no
         images; they leave the same files.
     """
 
     settings: ClassVar[Constructor]
     sections: ClassVar[Mapping[str, Variants | bool | str]]
+    shows: ClassVar[Sequence[str]] = ()
     jobs: ClassVar[Mapping[str, Callable[[Any], None]]] = types.MappingProxyType({})
 
     def check(self, config: Config) -> None:
@@ -238,11 +240,21 @@ class Method:
         del run, drawn
         return "a model", ""
 
-    def page(self, run: Run, drawn: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Further fields of `figures.report.Report`: what the explanations speak of, further pictures."""
-        del run, drawn
-        return {}
+    def page(self, run: Run, drawn: Mapping[str, Any], pictures: Mapping[str, Path]) -> Mapping[str, Any]:
+        """Further fields of `figures.report.Report`: the sections that are the method's own.
 
-    def write_report(self, run: Run, basics: Mapping[str, Any], drawn: Mapping[str, Any]) -> None:
+        pictures: those of "sampling.gif" and `shows` that are there.
+        """
+        del run, drawn
+        if "sampling.gif" not in pictures:
+            return {}
+        caption = "The frames of the images, all at once; the bar shows how far it is."
+        animation = report.animated(pictures["sampling.gif"], "An animation of the images", caption)
+        return {"after_training": {"sampling": ("How images are drawn", animation)}}
+
+    def write_report(
+        self, run: Run, basics: Mapping[str, Any], drawn: Mapping[str, Any], pictures: Mapping[str, Path]
+    ) -> None:
         """Writes report.html. basics: the fields of `figures.report.Report` that every run has."""
-        report.write_report(run.workdir / "report.html", report.Report(**{**basics, **self.page(run, drawn)}))
+        content = report.Report(**{**basics, **self.page(run, drawn, pictures)})
+        report.write_report(run.workdir / "report.html", content)

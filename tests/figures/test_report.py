@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion_jax.figures import diffusion_report
 from diffusion_jax.figures.report import Report, write_report
 
 VOID = {"meta", "img", "br", "line", "path"}
@@ -87,14 +88,8 @@ def report(tmp_path_factory):
         scores=scores,
         timing={"compile_seconds": 8.25, "train_seconds": 197.0, "images_per_second": 7893.0},
         machine={"Devices": "2 x cpu"},
-        prediction="v",
-        sampler="ddim",
-        num_steps=50,
-        guidance_scale=2.5,
         samples=folder / "samples.png",
-        animation=folder / "sampling.gif",
-        denoising=pictures[2],
-        noising=pictures[3],
+        **diffusion_report.parts("v", "ddim", 50, 2.5, None, folder / "sampling.gif", pictures[2], pictures[3]),
     )
 
 
@@ -194,7 +189,7 @@ def test_text_is_escaped(tmp_path, report):
         parameter_overview=OVERVIEW.replace("conv/bias", evil).replace("Total", evil),
         scores=scores,
         machine={evil: evil},
-        sampler=evil,
+        **diffusion_report.parts("v", evil),
     )
     text, page = written(tmp_path, hostile)
     assert "<script" not in text
@@ -215,7 +210,9 @@ def test_pixel_scores_have_no_classes(tmp_path, report):
         "frechet_distance_pixels_ratio": None,
         "protocol": {},
     }
-    _, page = written(tmp_path, dataclasses.replace(report, scores=scores, guidance_scale=1.0))
+    _, page = written(
+        tmp_path, dataclasses.replace(report, scores=scores, **diffusion_report.parts("v", "ddim", 50, 1.0))
+    )
     assert "images averaged down to 8 by 8 Generated to test 0.5" in page.text
     assert "class that was asked" not in page.text
     assert "Guidance" not in page.text
@@ -224,7 +221,12 @@ def test_pixel_scores_have_no_classes(tmp_path, report):
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v", "score", "velocity", "edm"])
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "heun"])
 def test_formulas_of_every_kind_are_well_formed(tmp_path, report, prediction, sampler):
-    _, page = written(tmp_path, dataclasses.replace(report, prediction=prediction, sampler=sampler))
+    _, page = written(
+        tmp_path,
+        dataclasses.replace(
+            report, **diffusion_report.parts(prediction, sampler, 50, 2.5, noising=Image.new("RGB", (9, 9)))
+        ),
+    )
     blocks = [attributes for attributes in page.all("math") if attributes.get("display") == "block"]
     assert len(blocks) == (5 if sampler != "heun" else 4)
 
@@ -234,6 +236,22 @@ def test_bits_per_dimension_are_told_with_their_estimate(tmp_path):
     write_report(tmp_path / "report.html", Report("t", "s", "c", scores={"bits_per_dimension": bits, "protocol": {}}))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "3.142 ± 0.02 bits" in page and "64 images; bound &lt;b&gt;" in page
+
+
+def test_sections_and_curves_of_a_method_are_shown(tmp_path, report):
+    rows = [{"step": 10 * i, "loss": 1.0, "game": 2.0 * i} for i in (1, 2)]
+    own = {"latents": ("Latents", "<p>a walk</p>")}
+    told = dataclasses.replace(
+        report,
+        metrics=rows,
+        before_training={},
+        after_training=own,
+        training_words="<p>why</p>",
+        curves={"game": "Game"},
+    )
+    text, page = written(tmp_path, told)
+    assert "Latents a walk" in page.text and "From noise to image" not in page.text and "<p>why</p>" in text
+    assert any(svg["aria-label"].startswith("Game. game: 2 at step 10") for svg in page.all("svg"))
 
 
 def test_scores_taken_in_training_become_charts(tmp_path, report):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from diffusion_jax.diffusion.process import PROCESSES
@@ -71,9 +72,11 @@ class ClassifierMethod(Method):
         guides = "; it guides diffusion models of this process: sampling.classifier names its work directory"
         return f"a classifier for the noise of the process {run.config.process.name}", guides
 
-    def write_report(self, run: Run, basics: Mapping[str, Any], drawn: Mapping[str, Any]) -> None:
+    def write_report(
+        self, run: Run, basics: Mapping[str, Any], drawn: Mapping[str, Any], pictures: Mapping[str, Path]
+    ) -> None:
         del drawn
-        readings.write_report(run, basics)
+        readings.write_report(run, basics, pictures["sampling.gif"])
 
 
 METHOD = ClassifierMethod()

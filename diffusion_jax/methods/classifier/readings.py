@@ -9,6 +9,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -138,10 +139,12 @@ def evaluate(run: Run) -> None:
     )
 
 
-def write_report(run: Run, basics: Mapping[str, Any]) -> None:
-    """Writes report.html, of the basics of every report."""
+def write_report(run: Run, basics: Mapping[str, Any], animation: Path) -> None:
+    """Writes report.html, of the basics of every report and the GIF."""
     shared = {field.name for field in dataclasses.fields(classifier_report.ClassifierReport)} & basics.keys()
-    content = classifier_report.ClassifierReport(**{name: basics[name] for name in shared}, readings=basics["samples"])
+    content = classifier_report.ClassifierReport(
+        **{name: basics[name] for name in shared}, readings=basics["samples"], animation=animation
+    )
     classifier_report.write_classifier_report(run.workdir / "report.html", content)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import numpy as np
 
 from diffusion_jax.data.sources import LATENT_SOURCES
 from diffusion_jax.diffusion.prediction import PREDICTIONS
-from diffusion_jax.figures import strips
+from diffusion_jax.figures import diffusion_report, strips
 from diffusion_jax.methods.diffusion import building, likelihood, showing
 from diffusion_jax.methods.diffusion.model import Diffusion
 from diffusion_jax.methods.diffusion.settings import SECTIONS, Settings
@@ -31,6 +32,7 @@ class DiffusionMethod(Method):
 
     settings = Settings
     sections = SECTIONS
+    shows: ClassVar = (showing.DENOISING, showing.NOISING)
     # Whether the data are latents.
     of_latents = False
 
@@ -153,7 +155,7 @@ class DiffusionMethod(Method):
         strip = showing.forward_noising(run, run.decoder)
         if run.paints:
             showing.write_denoising(run, labels, frames, captions)
-            strips.write_strip(run.workdir / "forward_noising.png", *strip)
+            strips.write_strip(run.workdir / showing.NOISING, *strip)
 
     def scores(self, run: Run) -> dict[str, Any]:
         if not run.config.evaluation.num_likelihood_images:
@@ -166,9 +168,15 @@ class DiffusionMethod(Method):
         ending = f", and sampled with {sampler} in {drawn['num_steps']} steps"
         return f"{kind} diffusion model", ending
 
-    def page(self, run: Run, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    def page(self, run: Run, drawn: Mapping[str, Any], pictures: Mapping[str, Path]) -> Mapping[str, Any]:
         fields = ("sampler", "num_steps", "guidance_scale", "classifier_scale")
-        return {"prediction": run.config.method.prediction} | {name: drawn[name] for name in fields}
+        return diffusion_report.parts(
+            run.config.method.prediction,
+            *(drawn[name] for name in fields),
+            animation=pictures.get("sampling.gif"),
+            denoising=pictures.get(showing.DENOISING),
+            noising=pictures.get(showing.NOISING),
+        )
 
     def _model(self, config: Config, context: Context, fields: dict[str, Any]) -> Diffusion:
         del config, context

@@ -15,6 +15,7 @@ from diffusion_jax.figures import strips
 from diffusion_jax.methods.latents import Decoder
 from diffusion_jax.methods.method import Run
 
+DENOISING, NOISING = "denoising.png", "forward_noising.png"
 STRIP_ROWS = 6
 STRIP_COLUMNS = 9
 
@@ -24,7 +25,7 @@ def write_denoising(run: Run, labels: np.ndarray | None, frames: np.ndarray, cap
     shown = np.unique(np.linspace(0, len(frames) - 1, STRIP_COLUMNS).round().astype(int))
     rows = np.arange(min(STRIP_ROWS, frames.shape[1]))
     strips.write_strip(
-        run.workdir / "denoising.png",
+        run.workdir / DENOISING,
         np.moveaxis(frames[np.ix_(shown, rows)], 0, 1),
         [str(captions[i]) for i in shown],
         _row_names(labels, run.train_source.class_names if labels is not None else None, rows),
