@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import types
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,8 @@ from diffusion_jax.methods.latents import Decoder
 from diffusion_jax.methods.method import Context, Method
 from diffusion_jax.methods.registry import METHODS
 from diffusion_jax.training import ema, optimizer, power_ema
+from diffusion_jax.training.method import WHOLE, updates_per_step
+from diffusion_jax.training.state import Optimizers
 
 
 def section(name: str) -> Any:
@@ -66,24 +69,32 @@ def _context(config: Experiment, train: Callable[[], data.Source] | None) -> Con
     )
 
 
-def optimization(
-    config: Experiment, name: str = "optimizer"
-) -> tuple[optax.GradientTransformation, optimizer.Schedule, ema.Decay]:
+def optimization(config: Experiment, built: Any = None) -> tuple[Optimizers, Any, ema.Decay]:
     """The optimiser, its learning rate as a function of the step, and the decay of the moving average.
 
-    name: of the section, of methods that have several optimisers.
+    Of a method whose parameters are in parts, part -> optimiser and part -> rate; `built` is its model, without which
+    each part is taken to be updated once a step.
     """
+    training, sections = config.training, method_of(config).optimizers
+    found = {part: _descent(config, name, built, part) for part, name in sections.items()}
+    updates = {part: update for part, (update, _) in found.items()}
+    rates = {part: rate for part, (_, rate) in found.items()}
+    with config.ema.errors():
+        decay = config.ema.build(batch_size=training.batch_size)
+    return updates.get(WHOLE, updates), rates.get(WHOLE, rates), decay
+
+
+def _descent(
+    config: Experiment, name: str, built: Any, part: str
+) -> tuple[optax.GradientTransformation, optimizer.Schedule]:
     chosen, training = config[name], config.training
+    steps = training.num_steps if built is None else math.ceil(training.num_steps * updates_per_step(built, part))
     with chosen.errors():
-        update, rate = optimizer.make_optimizer(
-            num_steps=training.num_steps, batch_size=training.batch_size, **chosen.to_dict()
-        )
+        update, rate = optimizer.make_optimizer(num_steps=steps, batch_size=training.batch_size, **chosen.to_dict())
     # Some networks have parameters that are only directions.
     if projection := getattr(config.model.constructor if "model" in config else None, "projection", None):
         update = optimizer.projected(update, projection)
-    with config.ema.errors():
-        decay = config.ema.build(batch_size=training.batch_size)
-    return update, rate, decay
+    return update, rate
 
 
 def posthoc_ema(config: Experiment) -> power_ema.PosthocEMA | None:

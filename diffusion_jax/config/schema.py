@@ -20,6 +20,7 @@ LARGEST_SEED = 2**32 - 1
     name="of the experiment, and of its work directory runs/<name>",
     seed="of everything that is drawn",
     quick="the whole experiment in miniature, in about a minute, to see that it runs",
+    init_from="run, folder or file whose parameters it begins with, where names and shapes fit; DIR:PART of a pipeline",
     debug="stop at the first value that is not a number and say where it came from; reproducible sums on GPUs",
 )
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Run:
     name: str = "experiment"
     seed: int = 0
     quick: bool = False
+    init_from: str | None = None
     debug: bool = False
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.jobs.session import Session
+from diffusion_jax.training.method import turns_of
 
 # A training step is a forward pass and two of its size backwards.
 _PASSES = 3
@@ -42,7 +43,7 @@ def warning(session: Session, done: int = 0) -> str | None:
 
 
 def _forward_operations(session: Session) -> float:
-    """Of one image through the loss, by XLA's count for the program before it is optimised."""
+    """Of one image through the losses of a step, by XLA's count for the program before it is optimised."""
     model = session.model
     batch = {
         "image": jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32),
@@ -50,8 +51,12 @@ def _forward_operations(session: Session) -> float:
         "position": jax.ShapeDtypeStruct((1,), jnp.int32),
     }
     params = jax.eval_shape(model.init, jax.random.key(0), batch)
-    lowered = jax.jit(model.loss).lower(params, batch, jax.random.key(0), jax.ShapeDtypeStruct((), jnp.int32))
-    return float((lowered.cost_analysis() or {}).get("flops", 0.0))
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    total = 0.0
+    for turn in turns_of(model):
+        lowered = jax.jit(turn.loss).lower(params, batch, jax.random.key(0), step)
+        total += float((lowered.cost_analysis() or {}).get("flops", 0.0)) / turn.every
+    return total
 
 
 def _rate() -> float:

@@ -26,8 +26,9 @@ from diffusion_jax.methods.latents import Decoder
 from diffusion_jax.methods.method import Method
 from diffusion_jax.metrics.classifier import Classifier, train_classifier
 from diffusion_jax.metrics.devices import on_every_device
-from diffusion_jax.training import checkpoints, ema_snapshots, scoring, sharding
+from diffusion_jax.training import ema_snapshots, scoring, sharding, subset
 from diffusion_jax.training.logging import say
+from diffusion_jax.training.method import drawn_with, pick
 
 if typing.TYPE_CHECKING:
     cached_property = property  # which can be compared with the properties of a protocol
@@ -72,7 +73,7 @@ class Session:
         self.method: Method = build.method_of(config)
         self.model: Any = build.model(config, lambda: self.train_source)
         self.decoder: Decoder | None = build.decoder(config, self.model, lambda: self.train_source)
-        self.optimizer, self.learning_rate, self.ema_decay = build.optimization(config)
+        self.optimizer, self.learning_rate, self.ema_decay = build.optimization(config, self.model)
         self._classifier: Classifier | None = None
 
     @property
@@ -181,11 +182,11 @@ class Session:
         """(step, parameters to sample with) of config.evaluation.checkpoint; CheckpointError where there is none."""
         height, width, channels = self.model.image_shape
         batch = {"image": jax.ShapeDtypeStruct((1, height, width, channels), np.float32)}
-        shapes = jax.eval_shape(self.model.init, jax.random.key(0), batch)
+        shapes = pick(jax.eval_shape(self.model.init, jax.random.key(0), batch), drawn_with(self.model))
         folder = self.workdir / (scoring.BEST if self.config.evaluation.checkpoint == "best" else "checkpoints")
         if (sigma_rel := self.config.sampling.ema_width) is not None:
             return ema_snapshots.reconstruct(self.workdir, sigma_rel, sharding.sharded_shapes(self.mesh, shapes))
-        return checkpoints.restore_params(folder, sharding.sharded_shapes(self.mesh, shapes))
+        return subset.restore_averaged(self.workdir, folder, sharding.sharded_shapes(self.mesh, shapes))
 
     def restore(
         self, workdir: str, init: Callable[[], Any], width: float | None = None, step: int | None = None
@@ -197,7 +198,7 @@ class Session:
         shapes = sharding.sharded_shapes(self.mesh, jax.eval_shape(init))
         if width is not None:
             return ema_snapshots.reconstruct(folder, width, shapes, step)[1]
-        return checkpoints.restore_params(folder / "checkpoints", shapes)[1]
+        return subset.restore_averaged(folder, folder / "checkpoints", shapes)[1]
 
     @cached_property
     def given(self) -> Any:

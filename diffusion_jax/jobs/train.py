@@ -8,7 +8,7 @@ import jax
 
 from diffusion_jax import data
 from diffusion_jax.config import build
-from diffusion_jax.jobs import cost
+from diffusion_jax.jobs import cost, starting
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.measure import training_scores
 from diffusion_jax.jobs.sample import sheet
@@ -47,10 +47,12 @@ def train(session: Session) -> signal.Signals | None:
             max_to_keep=options.max_to_keep,
             sanitize_gradients=options.sanitize_gradients,
             max_bad_steps=options.max_bad_steps,
+            trainable=options.trainable,
             debug=config.debug,
         ),
         scoring=scoring,
         pictures=_pictures(session),
+        start=starting.start(session),
     )
     return result.interrupted
 

@@ -27,7 +27,10 @@ Config = Any
 
 
 class Model(Protocol):
-    """What is trained: a frozen dataclass of pure functions, beside those that the training loop asks for."""
+    """What is trained: a frozen dataclass of pure functions, with those that the training loop asks for.
+
+    Those are a `loss`, or the `turns` of several, see `diffusion_jax.training.method`.
+    """
 
     @property
     def network(self) -> nn.Module:
@@ -41,10 +44,6 @@ class Model(Protocol):
 
     def init(self, key: jax.Array, batch: Any) -> Any:
         """Parameters for batches shaped like `batch`, of which only "image" need be there."""
-        ...
-
-    def loss(self, params: Any, batch: Any, key: jax.Array, step: jax.Array) -> Any:
-        """See `diffusion_jax.training.method`."""
         ...
 
 
@@ -168,6 +167,7 @@ class Method:
         that the config knows is another one like it (a second optimiser). Runs of every method need data, method,
         training, optimizer, ema, mesh, a sampling whose common fields are `settings.Sampling`, and an evaluation that
         is a `settings.Evaluation`.
+      optimizers: part of the parameters -> the section of its optimiser. A method with one loss has one part, "".
       shows: names of the files that `pictures` writes.
       jobs: functions of a `Run` in the place of the jobs "sample" and "evaluate", for a method whose model draws no
         images; they leave the same files.
@@ -175,6 +175,7 @@ class Method:
 
     settings: ClassVar[Constructor]
     sections: ClassVar[Mapping[str, Variants | bool | str]]
+    optimizers: ClassVar[Mapping[str, str]] = types.MappingProxyType({"": "optimizer"})
     shows: ClassVar[Sequence[str]] = ()
     jobs: ClassVar[Mapping[str, Callable[[Any], None]]] = types.MappingProxyType({})
 

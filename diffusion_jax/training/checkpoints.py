@@ -165,6 +165,21 @@ def records(directory: str | os.PathLike[str]) -> dict[int, dict[str, Any]]:
         return {step: _reading(directory, step, lambda step=step: _read_run(manager, step))["record"] for step in steps}
 
 
+def arrays(directory: str | os.PathLike[str], prefix: str = "") -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays in the newest checkpoint whose names, joined by "/", begin with `prefix`.
+
+    Raises CheckpointError if there is no checkpoint or it cannot be read.
+    """
+    with _reader(directory) as (manager, directory):
+        step = max(manager.all_steps())
+        stored = _reading(directory, step, lambda: _read_run(manager, step))["arrays"]
+    return {
+        name: jax.ShapeDtypeStruct(entry["shape"], entry["dtype"])
+        for name, entry in stored.items()
+        if name.startswith(prefix)
+    }
+
+
 def restore_at(directory: str | os.PathLike[str], step: int, name: str, target: Any) -> Any:
     """The part `name` of the checkpoint of a given step; arguments and errors as in `restore_params`."""
     with _reader(directory) as (manager, directory):

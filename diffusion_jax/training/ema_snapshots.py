@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.training import checkpoints
+from diffusion_jax.training import checkpoints, subset
 from diffusion_jax.training.checkpoints import CheckpointError, Checkpoints
 from diffusion_jax.training.power_ema import Profile, check_width, coefficients
 
@@ -68,10 +68,11 @@ def reconstruct(
         raise ValueError(f"step is {step}, but there is no snapshot of it in {folder}; the nearest is of {nearest}")
     places = [(at, i) for at, record in records.items() if at <= step for i in range(len(record["sigma_rels"]))]
     tracked = [Profile(at, records[at]["sigma_rels"][i]) for at, i in places]
-    total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), target)
+    held, frozen = subset.restoring(Path(workdir).absolute(), target)
+    total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), held)
     for (at, i), weight in zip(places, coefficients(tracked, Profile(step, sigma_rel)), strict=True):
-        total = _add(total, checkpoints.restore_at(folder, at, _name(i), target), jnp.float32(weight))
-    return step, total
+        total = _add(total, checkpoints.restore_at(folder, at, _name(i), held), jnp.float32(weight))
+    return step, subset.merge(total, frozen)
 
 
 def _name(i: int) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffusion_jax.training.gradients import Sums
 from diffusion_jax.training.logging import say, write_file
 from diffusion_jax.training.method import Batch
-from diffusion_jax.training.step import Sums
 
 # Steps that the host may be ahead of the devices: enough to keep them busy, few enough to stop soon.
 STEPS_AHEAD = 2

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from diffusion_jax.options import check_choice, check_least, described
-from diffusion_jax.training import ema, memory, metrics, replay, sharding
+from diffusion_jax.training import ema, memory, metrics, replay, sharding, subset
 from diffusion_jax.training import state as train_state
 from diffusion_jax.training.checkpoints import Checkpoints
 from diffusion_jax.training.distributed import leaving_if_one_is_lost
 from diffusion_jax.training.ema_snapshots import Snapshots
+from diffusion_jax.training.gradients import MATMUL_PRECISIONS, num_rows
 from diffusion_jax.training.guard import Flight, Watch
 from diffusion_jax.training.interruption import Interruption
 from diffusion_jax.training.logging import (
@@ -32,13 +33,24 @@ from diffusion_jax.training.logging import (
     say,
     write_file,
 )
-from diffusion_jax.training.method import Batch, Batches, Method
+from diffusion_jax.training.method import (
+    AlternatingMethod,
+    Batch,
+    Batches,
+    Method,
+    by_part,
+    drawn_with,
+    updates_per_step,
+)
 from diffusion_jax.training.optimizer import Schedule
 from diffusion_jax.training.power_ema import PosthocEMA
 from diffusion_jax.training.scoring import Scorekeeper, Scoring
-from diffusion_jax.training.state import TrainState
-from diffusion_jax.training.step import MATMUL_PRECISIONS, make_train_step
+from diffusion_jax.training.state import Optimizers, TrainState
+from diffusion_jax.training.step import make_train_step
 from diffusion_jax.training.timing import Stopwatch, Timing
+
+# From new parameters, on the devices, to those that a run begins with.
+Start = Callable[[Any], Any]
 
 
 class DivergenceError(ValueError):
@@ -54,6 +66,7 @@ class DivergenceError(ValueError):
     max_to_keep="newest checkpoints that are kept, beside the best",
     sanitize_gradients="infinities in gradients become large numbers, as in EDM's released code",
     max_bad_steps="updates in a row that may be left out because they are not finite",
+    trainable="patterns of the names of parameters, such as *attention*,out/*: only those are trained; (): all",
 )
 @dataclasses.dataclass(frozen=True)
 class TrainingOptions:
@@ -71,6 +84,7 @@ class TrainingOptions:
       sanitize_gradients: see `step.make_train_step`.
       max_bad_steps: how many updates in a row may be left out because loss or gradient are not finite; one more ends
         the run.
+      trainable: patterns of the parameters that are trained, see `subset.split`; () trains all.
       debug: end it at the first, and say what is not finite and where.
     """
 
@@ -83,6 +97,7 @@ class TrainingOptions:
     max_to_keep: int = 2
     sanitize_gradients: bool = False
     max_bad_steps: int = 10
+    trainable: tuple[str, ...] = ()
     debug: bool = False
 
     def __post_init__(self) -> None:
@@ -115,18 +130,19 @@ class TrainResult:
 
 
 def train(
-    method: Method,
+    method: Method | AlternatingMethod,
     batches: Batches,
     workdir: str | os.PathLike[str],
     *,
-    optimizer: optax.GradientTransformation,
-    learning_rate: Schedule,
+    optimizer: Optimizers,
+    learning_rate: Schedule | Mapping[str, Schedule],
     ema_decay: ema.Decay,
     mesh: Mesh,
     options: TrainingOptions,
     posthoc_ema: PosthocEMA | None = None,
     scoring: Scoring | None = None,
     pictures: Pictures | None = None,
+    start: Start | None = None,
 ) -> TrainResult:
     """Trains from the newest checkpoint in `workdir`, or from the start, to `options.num_steps` updates.
 
@@ -138,8 +154,10 @@ def train(
       method: gives parameters and loss.
       batches: this host's part of each batch.
       workdir: gets checkpoints/, metrics.jsonl, tensorboard/, parameters.txt and timing.json, ema_snapshots/ if they
-        are asked for, spikes.json if the loss ever stood out, and replay/ if it stopped being finite.
-      optimizer, learning_rate: from `optimizer.make_optimizer`; the rate is only reported.
+        are asked for, frozen/ if not all is trained, spikes.json if the loss ever stood out, and replay/ if it stopped
+        being finite.
+      optimizer, learning_rate: from `optimizer.make_optimizer`; of an alternating method, part -> those of the part.
+        The rate is only reported.
       ema_decay: from `ema.make_ema`.
       mesh: from `sharding.make_mesh`.
       options: see there.
@@ -147,6 +165,7 @@ def train(
       pictures: pictures of samples on the way, for TensorBoard; by default none.
       scoring: scores that are taken on the way, written to metrics.jsonl; they may keep the best parameters in best/
         and end the run early. By default none.
+      start: from new parameters to those that a run begins with; a run that resumes does not ask it.
 
     Raises:
       DivergenceError: the loss or its gradient was not finite for too many steps; replay/ holds the last of them.
@@ -166,12 +185,24 @@ def train(
         contextlib.ExitStack() as stack,
     ):
         state, step, batch, batch_size, record = _start(
-            method, batches, optimizer, mesh, checkpoints, init_key, options.accumulation_steps or 1, len(widths)
+            method,
+            batches,
+            optimizer,
+            mesh,
+            workdir,
+            checkpoints,
+            init_key,
+            options.accumulation_steps or 1,
+            len(widths),
+            options.trainable,
+            start,
         )
         timing = Timing(**record["timing"]) if record else Timing()
         interval = metrics.from_sums(record["interval"]) if record and record["interval"] else None
         write_file(workdir / "parameters.txt", parameter_overview(state.params) + "\n")
-        say(f"{count_parameters(state.params):,} parameters on {mesh.size} x {mesh.devices.flat[0].device_kind}")
+        kept = f" and {count_parameters(state.frozen):,} frozen ones" if options.trainable else ""
+        device = mesh.devices.flat[0].device_kind
+        say(f"{count_parameters(state.params):,} parameters{kept} on {mesh.size} x {device}")
         if step >= options.num_steps:
             say(f"the checkpoint of step {step} is trained for all {options.num_steps} steps")
             _write_timing(workdir, timing)  # a kill may have come between the last checkpoint and this file
@@ -253,7 +284,7 @@ def train(
                     averages |= metrics.averages(interval)
                     loss, interval = averages.get("loss"), None
                     rate, reported = (step - reported) / report_watch.lap(), step
-                    averages["learning_rate"] = float(learning_rate(step - 1))
+                    averages |= _rates(method, learning_rate, step - 1)
                     averages["steps_per_second"], averages["images_per_second"] = rate, rate * batch_size
                 if averages:
                     writer.write(step, averages)
@@ -268,7 +299,7 @@ def train(
                         "interval": sums_so_far,
                         "guard": guard.state(),
                     }
-                    checkpoints.save(step, state, batches.get_state(), record)
+                    checkpoints.save(step, dataclasses.replace(state, frozen=()), batches.get_state(), record)
                     saved = step
                 progress.update(step, loss)
                 if last:
@@ -281,36 +312,59 @@ def train(
 
 
 def _start(
-    method: Method,
+    method: Method | AlternatingMethod,
     batches: Batches,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizers,
     mesh: Mesh,
+    workdir: Path,
     checkpoints: Checkpoints,
     key: jax.Array,
     accumulation_steps: int,
     num_profiles: int,
+    trainable: Sequence[str],
+    start: Start | None,
 ) -> tuple[TrainState, int, Batch, int, dict[str, Any]]:
     """(state, step, next batch, global batch size, record of the checkpoint, {} without one)."""
 
     def create(key: jax.Array, batch: Batch) -> TrainState:
-        return train_state.initial(method, optimizer, key, batch, num_profiles)
+        return train_state.initial(method, optimizer, key, batch, num_profiles, trainable)
 
     local_batch = next(batches)
-    batch_size = len(next(iter(local_batch.values()))) * jax.process_count()
+    batch_size = num_rows(local_batch) * jax.process_count()
     sharding.check_batch_size(mesh, batch_size, accumulation_steps)
     batch = sharding.global_batch(mesh, local_batch)
     shapes = sharding.sharded_shapes(mesh, jax.eval_shape(create, key, batch))
-    restored = checkpoints.restore(shapes)
+    restored = checkpoints.restore(dataclasses.replace(shapes, frozen=()))
     if restored is None:
         shardings = sharding.state_shardings(mesh, shapes)
-        return jax.jit(create, out_shardings=shardings)(key, batch), 0, batch, batch_size, {}
+        state = jax.jit(create, out_shardings=shardings)(key, batch)
+        if start is not None:
+            params = start(subset.merge(state.params, state.frozen))
+            begin = functools.partial(
+                train_state.begun, method, optimizer, num_profiles=num_profiles, trainable=trainable
+            )
+            state = jax.jit(begin, out_shardings=shardings)(params)
+        subset.save(workdir, state.frozen, drawn_with(method))
+        return state, 0, batch, batch_size, {}
     say(f"resuming from the checkpoint of step {restored.step}")
     batches.set_state(restored.batches)
-    return restored.state, restored.step, sharding.global_batch(mesh, next(batches)), batch_size, restored.record
+    frozen = subset.restore(workdir, shapes.frozen, drawn_with(method))
+    state = dataclasses.replace(restored.state, frozen=frozen)
+    return state, restored.step, sharding.global_batch(mesh, next(batches)), batch_size, restored.record
 
 
 def _write_timing(workdir: Path, timing: Timing) -> None:
     write_file(workdir / "timing.json", json.dumps(timing.summary(), indent=2) + "\n")
+
+
+def _rates(
+    method: Method | AlternatingMethod, learning_rate: Schedule | Mapping[str, Schedule], steps: int
+) -> dict[str, float]:
+    """The learning rate of each part after so many steps."""
+    return {
+        f"learning_rate_{part}" if part else "learning_rate": float(rate(int(steps * updates_per_step(method, part))))
+        for part, rate in by_part(learning_rate).items()
+    }
 
 
 def _divergence(failed: Flight, saved: int) -> DivergenceError:
@@ -323,8 +377,8 @@ def _divergence(failed: Flight, saved: int) -> DivergenceError:
 
 
 def _say_why(
-    method: Method,
-    optimizer: optax.GradientTransformation,
+    method: Method | AlternatingMethod,
+    optimizer: Optimizers,
     mesh: Mesh,
     again: replay.Replay,
     options: TrainingOptions,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.training.step import Sums
+from diffusion_jax.training.gradients import Sums
 
 Collection = clu.metrics.Collection
 

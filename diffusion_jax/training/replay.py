@@ -16,11 +16,21 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from diffusion_jax.training import sharding
+from diffusion_jax.training import sharding, subset
 from diffusion_jax.training.checkpoints import CheckpointError, Checkpoints
-from diffusion_jax.training.method import Batch, Method
-from diffusion_jax.training.state import TrainState
-from diffusion_jax.training.step import make_gradients
+from diffusion_jax.training.gradients import check_precision, make_gradients, prepare
+from diffusion_jax.training.method import (
+    WHOLE,
+    AlternatingMethod,
+    Batch,
+    Method,
+    by_part,
+    pick,
+    put,
+    turns_of,
+)
+from diffusion_jax.training.state import Optimizers, TrainState
+from diffusion_jax.training.step import whole_of
 
 # In a run's work directory.
 FOLDER = "replay"
@@ -28,6 +38,8 @@ FOLDER = "replay"
 _LISTED = 8
 # Parts of a path that name a group of parameters.
 _DEPTH = 2
+# Between the loss and here, so of no interest to who looks for a fault.
+_OWN_FILES = ("replay.py", "step.py", "gradients.py")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,31 +66,35 @@ def save(workdir: Path, replay: Replay, batches: Any) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the older replay is gone")
-    tree = {"state": dataclasses.replace(replay.state, profiles=()), "batch": dict(replay.batch)}
+    tree = {"state": dataclasses.replace(replay.state, profiles=(), frozen=()), "batch": dict(replay.batch)}
     with Checkpoints(folder, max_to_keep=1) as checkpoints:
         checkpoints.save(replay.step, tree, batches, {"key": np.asarray(jax.random.key_data(replay.key)).tolist()})
 
 
-def load(workdir: Path, state: TrainState, batch: Batch) -> Replay:
+def load(workdir: Path, state: TrainState, batch: Batch, averaged: str = WHOLE) -> Replay:
     """Reads WORKDIR/replay onto the shapes and shardings of `state`, of `sharding.sharded_shapes`, and of `batch`.
 
-    The state comes without the averages of its `profiles`, on which no step depends. Raises CheckpointError.
+    The state comes without the averages of its `profiles`, on which no step depends. averaged: the part of the
+    parameters that averages are kept of. Raises CheckpointError.
     """
     folder = workdir / FOLDER
     restored = None
     if folder.is_dir():
-        shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for name, x in batch.items()}
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), dict(batch))
         with Checkpoints(folder, max_to_keep=1) as checkpoints:
-            restored = checkpoints.restore({"state": state, "batch": shapes})
+            restored = checkpoints.restore({"state": dataclasses.replace(state, frozen=()), "batch": shapes})
     if restored is None:
         raise CheckpointError(f"{folder}: there is nothing to replay; a run leaves it when its loss stops being finite")
     key = jax.random.wrap_key_data(jnp.asarray(restored.record["key"], jnp.uint32))
-    return Replay(restored.step, restored.state["state"], restored.state["batch"], key)
+    frozen = subset.restore(workdir, state.frozen, averaged)
+    return Replay(
+        restored.step, dataclasses.replace(restored.state["state"], frozen=frozen), restored.state["batch"], key
+    )
 
 
 def diagnose(
-    method: Method,
-    optimizer: optax.GradientTransformation,
+    method: Method | AlternatingMethod,
+    optimizer: Optimizers,
     mesh: Mesh,
     replay: Replay,
     *,
@@ -87,22 +103,33 @@ def diagnose(
 ) -> Iterator[str]:
     """Runs the step again, without updating anything, and says line by line what is not finite.
 
-    In the order of the computation: what went in, the terms of the loss and their examples, the gradient and the
-    updated parameters by group, and the operation that gave the first NaN, found by running one after the other.
+    In the order of the computation: what went in, and of each turn the terms of the loss and their examples, the
+    gradient and the updated parameters by group; then the operation that gave the first NaN, found by running one after
+    the other.
     """
-    gradients = make_gradients(
-        method,
-        mesh,
-        sharding.state_shardings(mesh, replay.state.params),
-        accumulation_steps=accumulation_steps,
-        matmul_precision=matmul_precision,
-    )
+    check_precision(matmul_precision)
+    turns = [turn for turn in turns_of(method) if int(replay.state.step) % turn.every == 0]
+    shardings = sharding.state_shardings(mesh, replay.state.params)
 
-    def step(state: TrainState, batch: Batch, key: jax.Array) -> Any:
-        grads, sums, prepared, metrics = gradients(state, batch, key)
-        updates, _ = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return sums, prepared, metrics, _bad_counts(grads), _bad_counts(params)
+    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[Batch, list[Any]]:
+        params, opt_state, found = state.params, state.opt_state, []
+        with jax.default_matmul_precision(matmul_precision):
+            key = jax.random.fold_in(key, state.step)
+            batch = prepare(method, mesh, state.method_state, batch, key)
+            for turn in turns:
+                gradients = make_gradients(turn.loss, mesh, pick(shardings, turn.part), accumulation_steps)
+                trained, moments = pick(params, turn.part), pick(opt_state, turn.part)
+                whole = whole_of(params, turn.part, state.frozen)
+                grads, sums, metrics = gradients(trained, whole, batch, key, state.step)
+                updates, moments = by_part(optimizer)[turn.part].update(grads, moments, trained)
+                updated = optax.apply_updates(trained, updates)
+                found.append((sums["loss"], metrics, grads, updated))
+                params, opt_state = put(params, turn.part, updated), put(opt_state, turn.part, moments)
+        return batch, found
+
+    def counted(*inputs: Any) -> Any:
+        prepared, found = step(*inputs)
+        return prepared, [(loss, metrics, _bad_counts(grads), _bad_counts(new)) for loss, metrics, grads, new in found]
 
     arguments = (replay.state, replay.batch, replay.key)
     yield f"step {replay.step} again, from the state after {int(replay.state.step)} steps"
@@ -110,21 +137,25 @@ def diagnose(
     for name, tree in inputs.items():
         yield from _groups(f"{name} (input)", tree, jax.jit(_bad_counts)(tree))
 
-    run = jax.jit(step, out_shardings=sharding.replicated(mesh))
     with jax.debug_nans(False):
-        sums, prepared, metrics, bad_grads, bad_params = jax.device_get(run(*arguments))
-    loss = float(sums["loss"][0] / sums["loss"][1])
-    yield f"loss {loss}"
-    position = np.asarray(prepared["position"])
-    for name, (values, weights) in metrics.items():
-        yield from _examples(name, np.asarray(values), np.asarray(weights), position)
-    yield from _groups("gradient", replay.state.params, bad_grads)
-    if not any(jax.tree.leaves(bad_grads)):
-        yield from _groups("updated parameters", replay.state.params, bad_params)
-    if np.isfinite(loss) and not any(jax.tree.leaves((bad_grads, bad_params))):
+        prepared, found = jax.device_get(jax.jit(counted, out_shardings=sharding.replicated(mesh))(*arguments))
+    is_finite = True
+    for turn, (loss, metrics, bad_grads, bad_params) in zip(turns, found, strict=True):
+        of_turn = f"{turn.name}: " if turn.name else ""
+        value = float(loss[0] / loss[1])
+        yield f"{of_turn}loss {value}"
+        position = np.asarray(prepared["position"])
+        for name, (values, weights) in metrics.items():
+            yield from _examples(f"{of_turn}{name}", np.asarray(values), np.asarray(weights), position)
+        params = pick(replay.state.params, turn.part)
+        yield from _groups(f"{of_turn}gradient", params, bad_grads)
+        if not any(jax.tree.leaves(bad_grads)):
+            yield from _groups(f"{of_turn}updated parameters", params, bad_params)
+        is_finite &= bool(np.isfinite(value)) and not any(jax.tree.leaves((bad_grads, bad_params)))
+    if is_finite:
         yield "everything is finite: the failure does not repeat on these devices"
     elif jax.process_count() == 1:
-        yield _first_bad_value(jax.jit(lambda *inputs: gradients(*inputs)[:2]), arguments)
+        yield _first_bad_value(jax.jit(lambda *inputs: step(*inputs)[1]), arguments)
 
 
 def _bad_counts(tree: Any) -> Any:
@@ -178,4 +209,4 @@ def _first_bad_value(run: Any, arguments: tuple[Any, ...]) -> str:
 
 
 def _is_ours(path: str) -> bool:
-    return "site-packages" not in path and not path.startswith("<") and Path(path).name not in ("replay.py", "step.py")
+    return "site-packages" not in path and not path.startswith("<") and Path(path).name not in _OWN_FILES

@@ -175,16 +175,18 @@ def sharded_shapes(mesh: Mesh, tree: Any) -> Any:
     )
 
 
-def global_batch(mesh: Mesh, local: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Puts this host's rows [b, ...] onto the mesh, as its part of the global batch [b * hosts, ...].
+def global_batch(mesh: Mesh, local: Mapping[str, Any]) -> dict[str, Any]:
+    """Puts this host's rows, a tree of arrays [b, ...], onto the mesh: its part of the global batch [b * hosts, ...].
 
     Host h holds rows h * b to (h + 1) * b of the global batch. "position", int32, is each row's number in it: it is
     numbered here, because the order in which a mesh lines up the hosts is the mesh's affair.
     """
-    rows = len(next(iter(local.values())))
+    rows = len(jax.tree.leaves(local)[0])
     position = np.arange(rows, dtype=np.int32) + jax.process_index() * rows
     sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, value, (rows * jax.process_count(), *value.shape[1:]))
-        for name, value in {**local, "position": position}.items()
-    }
+    return jax.tree.map(
+        lambda value: jax.make_array_from_process_local_data(
+            sharding, value, (rows * jax.process_count(), *value.shape[1:])
+        ),
+        {**local, "position": position},
+    )

@@ -1,33 +1,53 @@
-"""One update as one compiled program: gradients, optimiser, moving average and what to report of them."""
+"""One update as one compiled program: gradients, optimisers, moving average and what to report of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, use_abstract_mesh
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
-from diffusion_jax.options import unknown
-from diffusion_jax.training import ema, sharding
-from diffusion_jax.training.method import Batch, Method, Metrics, WholeBatchMethod
-from diffusion_jax.training.state import TrainState
+from diffusion_jax.training import ema, sharding, subset
+from diffusion_jax.training.gradients import Sums, check_precision, make_gradients, prepare
+from diffusion_jax.training.method import (
+    AlternatingMethod,
+    Batch,
+    Method,
+    Metrics,
+    Turn,
+    WholeBatchMethod,
+    by_part,
+    drawn_with,
+    pick,
+    put,
+    turns_of,
+)
+from diffusion_jax.training.state import Optimizers, TrainState
 
-MATMUL_PRECISIONS = ("highest", "high", "default")
 # What EDM's released code puts in the place of infinite gradients.
 LARGEST_GRADIENT = 1e5
 
-# name -> (sum of weighted values, sum of weights), float32 scalars
-Sums = dict[str, tuple[jax.Array, jax.Array]]
+T = TypeVar("T")
 TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]
 
 
+class Taken(NamedTuple):
+    """What a turn leaves: parameters and optimiser of its part, what is reported, and the gradient's norm."""
+
+    params: Any
+    opt_state: Any
+    sums: Sums
+    metrics: Metrics
+    grad_norm: jax.Array
+
+
 def make_train_step(
-    method: Method,
-    optimizer: optax.GradientTransformation,
+    method: Method | AlternatingMethod,
+    optimizer: Optimizers,
     ema_decay: ema.Decay,
     mesh: Mesh,
     state_shardings: TrainState,
@@ -41,12 +61,14 @@ def make_train_step(
     """The jitted function (state, batch, key) -> (state, sums); the state is donated.
 
     Args:
-      method: gives the loss.
-      optimizer: turns gradients into updates.
+      method: gives the loss, or the losses that are minimised in turn.
+      optimizer: turns gradients into updates; of an alternating method, part -> optimiser.
       ema_decay: of `ema.make_ema`.
       mesh: of `sharding.make_mesh`.
       state_shardings: a train state of shardings, from `sharding.state_shardings`.
-      accumulation_steps, matmul_precision: see `make_gradients`.
+      accumulation_steps: see `gradients.make_gradients`.
+      matmul_precision: of float32 products and convolutions that do not name their own: "highest" is float32 on every
+        device, "high" three passes of a shorter type, "default" the device's choice (TF32 on GPUs, bfloat16 on TPUs).
       profile_decays: of the state's further averages.
       sanitize_gradients: gradients that are not finite become 0 or +-1e5 (Karras et al. 2022, released code), so that
         one overflow in half precision does not lose an update. A loss that is not finite still does.
@@ -54,41 +76,51 @@ def make_train_step(
 
     The step's `batch` is one of `sharding.global_batch`, and `key` the run's, from which the step derives its own by
     fold_in(key, state.step). The sums hold the metrics of the method, "loss", "grad_norm" (before clipping) and
-    "bad_steps".
+    "bad_steps"; of an alternating method also "loss_<turn>" and "grad_norm_<turn>".
 
-    An update whose loss, gradient or new parameters are not finite is left out: the state stays as it was but for the
-    counters, and "bad_steps" is 1 where all other sums are 0. After more than max_bad_steps of them in a row the state
-    does not change at all any more, so that the step that was one too many can be replayed from it.
+    An update whose loss, gradient or new parameters are not finite is left out, with all its turns: the state stays as
+    it was but for the counters, and "bad_steps" is 1 where all other sums are 0. After more than max_bad_steps of them
+    in a row the state does not change at all any more, so that the step that was one too many can be replayed from it.
+
+    Raises:
+      ValueError: a precision that does not exist, or turns that cannot be.
     """
-    gradients = make_gradients(
-        method,
-        mesh,
-        state_shardings.params,
-        accumulation_steps=accumulation_steps,
-        matmul_precision=matmul_precision,
-    )
+    check_precision(matmul_precision)
+    turns, averaged = turns_of(method), drawn_with(method)
+    takes = [
+        _make_turn(turn, by_part(optimizer)[turn.part], mesh, state_shardings, accumulation_steps, sanitize_gradients)
+        for turn in turns
+    ]
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Sums]:
-        grads, sums, prepared, metrics = gradients(state, batch, key)
+        params, opt_state, sums, metrics, norms = state.params, state.opt_state, {}, {}, []
+        with jax.default_matmul_precision(matmul_precision):
+            key = jax.random.fold_in(key, state.step)
+            batch = prepare(method, mesh, state.method_state, batch, key)
+            for turn, take in zip(turns, takes, strict=True):
+                taken = take(params, opt_state, state.frozen, batch, key, state.step)
+                params, opt_state = put(params, turn.part, taken.params), put(opt_state, turn.part, taken.opt_state)
+                sums, metrics = {**sums, **taken.sums}, {**metrics, **taken.metrics}
+                norms.append(taken.grad_norm)
         method_state = state.method_state
         if isinstance(method, WholeBatchMethod):
-            method_state = method.update_state(method_state, prepared, metrics)
-        if sanitize_gradients:
-            grads = jax.tree.map(
-                lambda grad: jnp.nan_to_num(grad, nan=0.0, posinf=LARGEST_GRADIENT, neginf=-LARGEST_GRADIENT), grads
-            )
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema_params = ema.update(state.ema_params, params, ema_decay(state.step))
+            method_state = method.update_state(method_state, batch, metrics)
+        average = pick(params, averaged)
+        ema_params = ema.update(state.ema_params, average, ema_decay(state.step))
         profiles = tuple(
-            ema.update(profile, params, decay(state.step))
+            ema.update(profile, average, decay(state.step))
             for profile, decay in zip(state.profiles, profile_decays, strict=True)
         )
-        sums["grad_norm"] = (optax.tree.norm(grads), jnp.ones(()))
-        updated = TrainState(state.step, params, opt_state, ema_params, profiles, method_state, state.bad_steps)
+        losses = [sums[_reported("loss", turn)][0] for turn in turns]
+        if isinstance(method, AlternatingMethod):
+            sums["loss"] = sums[_reported("loss", turns[0])]
+        grad_norm = norms[0] if len(norms) == 1 else optax.tree.norm(norms)
+        sums["grad_norm"] = (grad_norm, jnp.ones(()))
+        updated = TrainState(
+            state.step, params, opt_state, ema_params, profiles, method_state, state.bad_steps, state.frozen
+        )
         # By their norm: a chain of a hundred logical ands would be compiled again into every kernel that waits for it.
-        norms = jnp.stack([sums["loss"][0], sums["grad_norm"][0], optax.tree.norm(params)])
-        finite = jnp.all(jnp.isfinite(norms))
+        finite = jnp.all(jnp.isfinite(jnp.stack([*losses, grad_norm, optax.tree.norm(params)])))
         return guarded(state, updated, sums, finite, max_bad_steps)
 
     whole = sharding.replicated(mesh)
@@ -100,69 +132,53 @@ def make_train_step(
     )
 
 
-def make_gradients(
-    method: Method,
+def _make_turn(
+    turn: Turn,
+    optimizer: optax.GradientTransformation,
     mesh: Mesh,
-    param_shardings: Any,
-    *,
-    accumulation_steps: int = 1,
-    matmul_precision: str = "highest",
-) -> Callable[[TrainState, Batch, jax.Array], tuple[Any, Sums, Batch, Metrics]]:
-    """The function (state, batch, key) -> (gradients, sums, prepared batch, metrics of its examples), not jitted.
+    state_shardings: TrainState,
+    accumulation_steps: int,
+    sanitize_gradients: bool,
+) -> Callable[[Any, Any, Any, Batch, jax.Array, jax.Array], Taken]:
+    """The function (params, opt_state, frozen, batch, key, step) -> what the turn leaves of its part."""
+    shardings = pick(state_shardings.params, turn.part)
+    gradients = make_gradients(turn.loss, mesh, shardings, accumulation_steps)
 
-    Args:
-      method: gives the loss. One that looks at whole batches prepares them before they are cut.
-      mesh: of `sharding.make_mesh`.
-      param_shardings: of the gradients.
-      accumulation_steps: the batch is cut into so many parts that are gone through one after the other, which divides
-        the memory for activations; gradients are averaged, so the update is the same to rounding.
-      matmul_precision: of float32 products and convolutions that do not name their own: "highest" is float32 on every
-        device, "high" three passes of a shorter type, "default" the device's choice (TF32 on GPUs, bfloat16 on TPUs).
+    def take(params: Any, opt_state: Any, frozen: Any, batch: Batch, key: jax.Array, step: jax.Array) -> Taken:
+        trained, moments = pick(params, turn.part), pick(opt_state, turn.part)
 
-    Raises:
-      ValueError: a precision that does not exist.
-    """
-    if matmul_precision not in MATMUL_PRECISIONS:
-        raise unknown("training.matmul_precision", matmul_precision, MATMUL_PRECISIONS)
+        def taken() -> Taken:
+            grads, sums, metrics = gradients(trained, whole_of(params, turn.part, frozen), batch, key, step)
+            if sanitize_gradients:
+                grads = jax.tree.map(
+                    lambda grad: jnp.nan_to_num(grad, nan=0.0, posinf=LARGEST_GRADIENT, neginf=-LARGEST_GRADIENT), grads
+                )
+            updates, changed = optimizer.update(grads, moments, trained)
+            norm = optax.tree.norm(grads)
+            if turn.name:
+                sums, metrics = _renamed(sums, turn), _renamed(metrics, turn)
+                sums[_reported("grad_norm", turn)] = (norm, jnp.ones(()))
+            return Taken(optax.apply_updates(trained, updates), changed, sums, metrics, norm)
 
-    def of_part(params: Any, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[tuple[Any, Sums], Metrics]:
-        def loss(params: Any) -> tuple[jax.Array, tuple[Sums, Metrics]]:
-            rows = next(iter(batch.values())).shape[0]
-            with sharding.constrained_activations(mesh, rows):
-                value, metrics = method.loss(params, batch, key, step)
-            return value, ({"loss": (value.astype(jnp.float32), jnp.ones(())), **weighted_sums(metrics)}, metrics)
+        if turn.every == 1:
+            return taken()
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(taken))
+        return jax.lax.cond(step % turn.every == 0, taken, lambda: nothing._replace(params=trained, opt_state=moments))
 
-        (_, (sums, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        return (jax.lax.with_sharding_constraint(grads, param_shardings), sums), metrics
+    return take
 
-    def of_all_parts(params: Any, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[tuple[Any, Sums], Metrics]:
-        if accumulation_steps == 1:
-            return of_part(params, batch, key, step)
-        parts = {name: split_batch(value, accumulation_steps, mesh) for name, value in batch.items()}
-        first = {name: value[0] for name, value in parts.items()}
-        shapes, _ = jax.eval_shape(of_part, params, first, key, step)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-        def add(total: Any, part: Batch) -> tuple[Any, Metrics]:
-            new, metrics = of_part(params, part, key, step)
-            return jax.tree.map(jnp.add, total, new), metrics
+def whole_of(params: Any, part: str, frozen: Any) -> Callable[[Any], Any]:
+    """From the trained parameters of a part to all parameters, as a loss takes them."""
+    return lambda trained: subset.merge(put(params, part, trained), frozen)
 
-        (grads, sums), metrics = jax.lax.scan(add, zeros, parts)
-        grads = jax.tree.map(lambda grad: grad / accumulation_steps, grads)
-        return (grads, sums), jax.tree.map(join_batch, metrics)
 
-    def gradients(state: TrainState, batch: Batch, key: jax.Array) -> tuple[Any, Sums, Batch, Metrics]:
-        with jax.default_matmul_precision(matmul_precision):
-            key = jax.random.fold_in(key, state.step)
-            if isinstance(method, WholeBatchMethod):
-                # With the mesh in sight, what has to be whole on every device can be made so.
-                with use_abstract_mesh(mesh.abstract_mesh):
-                    batch = method.prepare(state.method_state, batch, key)
-                batch = jax.lax.with_sharding_constraint(batch, sharding.batch_sharding(mesh))
-            (grads, sums), metrics = of_all_parts(state.params, batch, key, state.step)
-        return grads, sums, batch, metrics
+def _reported(name: str, turn: Turn) -> str:
+    return f"{name}_{turn.name}" if turn.name else name
 
-    return gradients
+
+def _renamed(values: Mapping[str, T], turn: Turn) -> dict[str, T]:
+    return {_reported(name, turn) if name == "loss" else name: value for name, value in values.items()}
 
 
 def guarded(
@@ -173,37 +189,10 @@ def guarded(
     stopped = old.bad_steps > max_bad_steps
     bad_steps = jnp.where(stopped, old.bad_steps, bad_steps)
     kept = finite & ~stopped
-    state: TrainState = jax.tree.map(lambda new, old: jnp.where(kept, new, old), updated, old)
+    # What is frozen goes through untouched.
+    pair = [dataclasses.replace(state, frozen=()) for state in (updated, old)]
+    state: TrainState = jax.tree.map(lambda new, old: jnp.where(kept, new, old), *pair)
     step = jnp.where(bad_steps > max_bad_steps, old.step, old.step + 1)
     sums = jax.tree.map(lambda value: jnp.where(kept, value, 0), sums)
     sums["bad_steps"] = (1 - kept.astype(jnp.float32), jnp.ones(()))
-    return state.replace(step=step, bad_steps=bad_steps), sums  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def join_batch(parts: jax.Array) -> jax.Array:
-    """[parts, B / parts, ...] -> [B, ...]: undoes `split_batch`. What is not of single examples stays in parts."""
-    if parts.ndim < 2:
-        return parts
-    return jnp.moveaxis(parts, 0, 1).reshape(-1, *parts.shape[2:])
-
-
-def weighted_sums(metrics: Metrics) -> Sums:
-    """name -> (sum of values * weights, sum of weights), in float32."""
-    return {
-        name: (
-            jnp.sum(jnp.asarray(values, jnp.float32) * weights),
-            jnp.sum(jnp.broadcast_to(jnp.asarray(weights, jnp.float32), jnp.shape(values))),
-        )
-        for name, (values, weights) in metrics.items()
-    }
-
-
-def split_batch(value: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
-    """[B, ...] -> [parts, B / parts, ...], where part j has every parts-th row from j on.
-
-    So every device finds its share of each part among the rows that it holds already.
-    """
-    value = value.reshape(value.shape[0] // parts, parts, *value.shape[1:])
-    return jax.lax.with_sharding_constraint(
-        jnp.moveaxis(value, 1, 0), NamedSharding(mesh, P(None, sharding.BATCH_AXES))
-    )
+    return dataclasses.replace(state, step=step, bad_steps=bad_steps, frozen=old.frozen), sums

@@ -2,18 +2,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.training import metrics, step
+from diffusion_jax.training import gradients, metrics
 
 
 def test_average_is_weighted_over_steps():
-    first = step.weighted_sums({"loss": (jnp.array([1.0, 3.0]), jnp.array([1.0, 0.0]))})
-    second = step.weighted_sums({"loss": (jnp.array([5.0, 7.0]), jnp.array([2.0, 1.0]))})
+    first = gradients.weighted_sums({"loss": (jnp.array([1.0, 3.0]), jnp.array([1.0, 0.0]))})
+    second = gradients.weighted_sums({"loss": (jnp.array([5.0, 7.0]), jnp.array([2.0, 1.0]))})
     collected = metrics.accumulate(metrics.accumulate(None, first), second)
     assert metrics.averages(collected) == {"loss": (1 * 1 + 5 * 2 + 7 * 1) / 4}
 
 
 def test_scalar_weights_count_for_every_value():
-    sums = step.weighted_sums({"loss": (jnp.array([1.0, 2.0, 6.0]), jnp.float32(1))})
+    sums = gradients.weighted_sums({"loss": (jnp.array([1.0, 2.0, 6.0]), jnp.float32(1))})
     np.testing.assert_allclose(sums["loss"], (9, 3))
 
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.training import optimizer, sharding, state, step
+from diffusion_jax.training import gradients, optimizer, sharding, state, step
 from tests.training import toy
 
 
@@ -59,7 +59,7 @@ def test_accumulation_changes_nothing(accumulation_steps, num_devices):
 def test_split_batch_moves_nothing_between_devices():
     mesh = sharding.make_mesh()
     rows = sharding.global_batch(mesh, {"image": np.arange(64.0)[:, None]})["position"]
-    split = jax.jit(lambda x: step.split_batch(x, 4, mesh))
+    split = jax.jit(lambda x: gradients.split_batch(x, 4, mesh))
     compiled = split.lower(rows).compile().as_text()
     assert "all-to-all" not in compiled and "all-gather" not in compiled and "permute" not in compiled
     np.testing.assert_array_equal(np.sort(split(rows), axis=None), np.arange(64))

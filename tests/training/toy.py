@@ -75,6 +75,7 @@ def train(
     optimizer_name="adam",
     posthoc_ema=None,
     scoring=None,
+    start=None,
     **options,
 ):
     """A run of the loop on the toy problem."""
@@ -90,4 +91,5 @@ def train(
         options=loop.TrainingOptions(**{"num_steps": 12, "log_every": 4, "checkpoint_every": 5, **options}),
         posthoc_ema=posthoc_ema,
         scoring=scoring,
+        start=start,
     )
