@@ -86,9 +86,7 @@ def set_lora_weights(pipeline: LatentDiffusion, weights: Sequence[float]) -> Lat
         raise ValueError(f"there are {len(weights)} weights for {len(pipeline.adapters)} live LoRAs")
     check_finite(weights=weights)
     changed = dataclasses.replace(pipeline, adapter_weights=tuple(float(weight) for weight in weights))
-    for program in ("_encode_program", "_sample_program", "_whole_program"):
-        if program in vars(pipeline):  # a program depends on the number of LoRAs, not on their weights
-            vars(changed)[program] = vars(pipeline)[program]
+    vars(changed)["programs"] = pipeline.programs  # which depend on the number of LoRAs, not on their weights
     return changed
 
 

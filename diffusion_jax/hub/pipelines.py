@@ -16,12 +16,14 @@ from diffusion_jax.hub.files import CheckpointError, nearest
 from diffusion_jax.hub.pipeline_parts import Parts, open_parts
 from diffusion_jax.models.autoencoder import AutoencoderKL
 from diffusion_jax.models.mmdit import MMDiT
+from diffusion_jax.pipelines import families
 from diffusion_jax.pipelines.denoiser import Control
+from diffusion_jax.pipelines.families import TextOptions
 from diffusion_jax.pipelines.latent import LatentDiffusion
-from diffusion_jax.pipelines.text import TextEncoder, TextOptions
+from diffusion_jax.pipelines.text import TextEncoder
 from diffusion_jax.pipelines.unconditional import Unconditional
 
-# Classes of model_index.json: what the network is called there, and how texts become conditions.
+# Classes of model_index.json, and their families.
 FAMILIES = {
     **dict.fromkeys(
         (
@@ -30,7 +32,7 @@ FAMILIES = {
             "StableDiffusionInpaintPipeline",
             "StableDiffusionControlNetPipeline",
         ),
-        ("unet", "sd"),
+        "sd",
     ),
     **dict.fromkeys(
         (
@@ -39,9 +41,9 @@ FAMILIES = {
             "StableDiffusionXLInpaintPipeline",
             "StableDiffusionXLControlNetPipeline",
         ),
-        ("unet", "sdxl"),
+        "sdxl",
     ),
-    **dict.fromkeys(("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"), ("transformer", "sd3")),
+    **dict.fromkeys(("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"), "sd3"),
 }
 # Number of steps where a call does not say, or all of a shorter chain: the ancestral chain is made for all of them.
 UNCONDITIONAL = {"DDPMPipeline": 1000, "DDIMPipeline": 50, "PNDMPipeline": 50}
@@ -139,13 +141,13 @@ def _pipeline(
     if index.get("requires_aesthetics_score"):
         raise CheckpointError(f"{folder}: refiners, which are told an aesthetic score, are not covered")
 
-    network_name, family = FAMILIES[name]
-    if controlnets and family == "sd3":
+    family = families.FAMILIES[FAMILIES[name]]
+    if controlnets and not family.takes_controls:
         raise CheckpointError(
             f"{folder}: pipelines of Stable Diffusion 3 take no ControlNets yet; hub.load opens the network alone"
         )
     params: dict[str, Any] = {}
-    network, params["network"] = part(network_name)
+    network, params["network"] = part(family.network)
     autoencoder, params["autoencoder"] = _autoencoder(folder, part, tile_size)
     encoders = []
     for i, encoder_name in enumerate(ENCODERS):
@@ -170,11 +172,11 @@ def _pipeline(
         encoders=tuple(encoders),
         schedule=schedule,
         params={key: tree if key in kept else jax.device_put(tree) for key, tree in params.items()},
-        options=_text_options(network, params["network"], family, index),
-        sample_size=_sides(parts.config(network_name), folder / network_name)
+        options=_text_options(network, params["network"], FAMILIES[name], index),
+        sample_size=_sides(parts.config(family.network), folder / family.network)
         or (network.sample_size or 64, network.sample_size or 64),
         controls=tuple(controls),
-        zero_negative=family == "sdxl" and bool(index.get("force_zeros_for_empty_prompt", True)),
+        zero_negative=family.zeros_by_default and bool(index.get("force_zeros_for_empty_prompt", True)),
         offload_text=offload_text,
     )
 

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -19,16 +19,13 @@ from PIL import Image, PngImagePlugin
 
 from diffusion_jax import __version__, hub, readers
 from diffusion_jax.diffusion.arrays import key_of_seed
-from diffusion_jax.jobs.request import Request, check, weighted
+from diffusion_jax.jobs.request import GUIDANCE, STEPS, Request, check, weighted
+from diffusion_jax.pipelines.image_request import ImageRequest
 from diffusion_jax.pipelines.latent import LatentDiffusion
 from diffusion_jax.pipelines.unconditional import Unconditional
 from diffusion_jax.readers.images import decode
 from diffusion_jax.training import sharding
 from diffusion_jax.training.logging import say
-
-# What a checkpoint that draws without prompts can be asked for, one with classes, and one that can be guided.
-_UNCONDITIONAL = ("source", "num", "seed", "steps", "sampler", "latents", "dtype", "batch_size", "out")
-_OF_CLASSES, _GUIDED = ("label",), ("guidance",)
 
 
 def draw(request: Request) -> list[Path]:
@@ -40,39 +37,25 @@ def draw(request: Request) -> list[Path]:
     """
     begun = time.monotonic()
     check(request)
-    pipe = _open(request)
-    prompts = [prompt for prompt in request.prompt for _ in range(request.num)] or [""] * request.num
-    negatives = list(request.negative_prompt)
-    if len(negatives) == len(request.prompt):
-        negatives = [negative for negative in negatives for _ in range(request.num)]
-    elif negatives:
-        negatives = negatives * len(prompts)
-    devices = jax.device_count()
-    size = min(request.batch_size or devices, len(prompts))
-    if devices > 1:
-        pipe = pipe.shard(sharding.make_mesh())
-    given = _inputs(request, pipe, len(prompts))
-    asked = dataclasses.replace(
-        request,
-        steps=_steps(request, pipe),
-        sampler=pipe.schedule.solver,
-        guidance=_guidance(request, pipe),
-    )
+    drawer = _open(request)
+    count = len(drawer.prompts)
+    size = min(request.batch_size or jax.device_count(), count)
     out = Path(request.out)
     loaded = time.monotonic()
 
     files: list[Path] = []
     times: list[tuple[float, int]] = []
-    bar = tqdm.tqdm(total=len(prompts), desc="drawing", unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
+    bar = tqdm.tqdm(total=count, desc="drawing", unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
     with bar:
-        for places in _batches(len(prompts), size):
+        for places in _batches(count, size):
             started = time.monotonic()
-            images = _draw_batch(pipe, request, prompts, negatives, given, places)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key_of_seed(request.seed), places)
+            images = drawer.draw(places, keys)
             _make_folder(out)  # not before: what is refused leaves nothing
             wanted = len(set(places.tolist()))
             for place, image in zip(places[:wanted], images, strict=False):
-                told = dataclasses.replace(asked, label=_label(request, pipe, place))
-                files.append(_write(image, out, told, prompts[place], negatives[place] if negatives else "", place))
+                negative = drawer.negatives[place] if drawer.negatives else ""
+                files.append(_write(image, out, drawer.told(place), drawer.prompts[place], negative, place))
             times.append((time.monotonic() - started, wanted))
             bar.update(wanted)
     first = f"first image after {time.monotonic() - begun if len(times) == 1 else loaded - begun + times[0][0]:.1f} s"
@@ -89,7 +72,26 @@ def _make_folder(out: Path) -> None:
         raise ValueError(f"--out {out}: cannot be made: {error.strerror}") from None
 
 
-def _open(request: Request) -> LatentDiffusion | Unconditional:
+class _Drawer(Protocol):
+    """A checkpoint and what is asked of it.
+
+    Attributes:
+      prompts: of all images, "" where there are none. negatives: of all images; empty where there are none.
+    """
+
+    prompts: list[str]
+    negatives: list[str]
+
+    def draw(self, places: np.ndarray, keys: jax.Array) -> np.ndarray:
+        """The images at these places among all, in [0, 1]."""
+        ...
+
+    def told(self, place: int) -> Request:
+        """What the picture at a place was drawn with, as it is written into its file."""
+        ...
+
+
+def _open(request: Request) -> _Drawer:
     pipe = hub.load_pipeline(
         request.source,
         dtype=request.dtype,
@@ -99,28 +101,116 @@ def _open(request: Request) -> LatentDiffusion | Unconditional:
         tile_size=request.tile_size,
         offload_text=request.offload_text,
     )
-    if isinstance(pipe, Unconditional):
-        takes = (
-            *_UNCONDITIONAL,
-            *(_OF_CLASSES if pipe.num_classes is not None else ()),
-            *(_GUIDED if pipe.null_class is not None else ()),
+    return _OfNoTexts(request, pipe) if isinstance(pipe, Unconditional) else _OfTexts(request, pipe)
+
+
+class _OfTexts:
+    """A checkpoint that draws from prompts."""
+
+    def __init__(self, request: Request, pipe: LatentDiffusion):
+        names = [field.name for field in dataclasses.fields(request) if field.name != "label"]
+        _refuse_others(request, names, "has prompts")
+        if not request.prompt:
+            raise ValueError('--prompt "..." is missing')
+        if request.lora:
+            pipe = hub.add_lora(pipe, [weighted(text) for text in request.lora])
+        for text in request.embedding:
+            file, _, word = text.partition(":")
+            pipe = hub.add_embedding(pipe, file, word or None)
+        self.prompts = [prompt for prompt in request.prompt for _ in range(request.num)]
+        each = request.num if len(request.negative_prompt) == len(request.prompt) else len(self.prompts)
+        self.negatives = [negative for negative in request.negative_prompt for _ in range(each)]
+        self._pipe = _on_all_devices(pipe)
+        self._starts = _starts(request, len(self.prompts))
+        self._shared = self._request_of_all(request)
+        self._asked = dataclasses.replace(
+            request,
+            steps=self._shared["num_steps"],
+            guidance=self._shared["guidance_scale"],
+            sampler=pipe.schedule.solver,
         )
+
+    def draw(self, places: np.ndarray, keys: jax.Array) -> np.ndarray:
+        asked = ImageRequest(
+            [self.prompts[place] for place in places],
+            [self.negatives[place] for place in places] if self.negatives else None,
+            latents=None if self._starts is None else self._starts[places],
+            key=keys,
+            **self._shared,
+        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            images = self._pipe.draw(asked)
+        for text in sorted({str(warning.message) for warning in caught if warning.category is UserWarning}):
+            say(text)
+        return images
+
+    def told(self, place: int) -> Request:
+        return self._asked
+
+    def _request_of_all(self, request: Request) -> dict[str, Any]:
+        """The fields of a request that all images share."""
+        size = _size(request.size)
+        given: dict[str, Any] = {
+            "num_steps": STEPS if request.steps is None else request.steps,
+            "guidance_scale": GUIDANCE if request.guidance is None else request.guidance,
+            "guidance_rescale": request.guidance_rescale or 0.0,
+            "strength": request.strength,
+            "clip_skip": request.clip_skip or 0,
+        }
+        if request.image is not None:
+            given["image"] = _read(request.image, "image", size)
+            size = given["image"].shape[:2]
+        if request.mask is not None:
+            given["mask"] = _read(request.mask, "mask", size)
+        usual = size or self._pipe.usual_size
+        given["control_images"] = [_read(file, "control_image", usual) for file in request.control_image]
+        if request.control_scale:
+            scales = list(request.control_scale)
+            given["control_scale"] = scales * len(request.control) if len(scales) == 1 else scales
+        return given | {"size": size}
+
+
+class _OfNoTexts:
+    """A checkpoint that draws without prompts, with or without classes."""
+
+    def __init__(self, request: Request, pipe: Unconditional):
+        takes = ["source", "num", "seed", "steps", "sampler", "latents", "dtype", "batch_size", "out"]
+        takes += ["label"] if pipe.num_classes is not None else []
+        takes += ["guidance"] if pipe.null_class is not None else []
         _refuse_others(request, takes, "draws without prompts")
-        classes = pipe.num_classes or 0
-        if request.label is not None and not 0 <= request.label < classes:
-            raise ValueError(f"--label is {request.label}; {request.source} has the classes 0 to {classes - 1}")
-        return pipe
-    _refuse_others(
-        request, [field.name for field in dataclasses.fields(request) if field.name != "label"], "has prompts"
-    )
-    if not request.prompt:
-        raise ValueError('--prompt "..." is missing')
-    if request.lora:
-        pipe = hub.add_lora(pipe, [weighted(text) for text in request.lora])
-    for text in request.embedding:
-        file, _, word = text.partition(":")
-        pipe = hub.add_embedding(pipe, file, word or None)
-    return pipe
+        if request.label is not None and not 0 <= request.label < (pipe.num_classes or 0):
+            raise ValueError(
+                f"--label is {request.label}; {request.source} has the classes 0 to {(pipe.num_classes or 0) - 1}"
+            )
+        self.prompts, self.negatives = [""] * request.num, []
+        self._pipe = _on_all_devices(pipe)
+        self._starts = _starts(request, request.num)
+        self._steps = pipe.num_steps if request.steps is None else request.steps
+        self._guidance = 1.0 if request.guidance is None else request.guidance
+        self._asked = dataclasses.replace(
+            request,
+            steps=self._steps,
+            guidance=None if pipe.null_class is None else self._guidance,
+            sampler=pipe.schedule.solver,
+        )
+
+    def draw(self, places: np.ndarray, keys: jax.Array) -> np.ndarray:
+        labels = None if self._pipe.num_classes is None else np.array([self._label(place) for place in places])
+        starts = None if self._starts is None else self._starts[places]
+        return self._pipe(len(places), self._steps, starts, keys, labels=labels, guidance_scale=self._guidance)
+
+    def told(self, place: int) -> Request:
+        return dataclasses.replace(self._asked, label=self._label(place))
+
+    def _label(self, place: int) -> int | None:
+        """The class that an image is asked to be of; None without classes."""
+        classes, label = self._pipe.num_classes, self._asked.label
+        return int(place) % classes if classes is not None and label is None else label
+
+
+def _on_all_devices(pipe: Any) -> Any:
+    return pipe.shard(sharding.make_mesh()) if jax.device_count() > 1 else pipe
 
 
 def _refuse_others(request: Request, takes: Sequence[str], why: str) -> None:
@@ -132,50 +222,17 @@ def _refuse_others(request: Request, takes: Sequence[str], why: str) -> None:
         raise ValueError(f"{request.source} {why}, and does nothing with {asked}; it takes {could}")
 
 
-def _inputs(request: Request, pipe: Any, count: int) -> dict[str, Any]:
-    """Arrays and sizes that all batches share, and the latents of all images."""
-    given: dict[str, Any] = {}
-    if request.latents is not None:
-        with readers.decoding(f"--latents {request.latents}", ".npy file"):
-            given["latents"] = np.load(request.latents, allow_pickle=False)
-            if not isinstance(given["latents"], np.ndarray) or not np.issubdtype(given["latents"].dtype, np.floating):
-                raise ValueError("it must hold one array of floats")
-        if len(given["latents"]) != count:
-            raise ValueError(f"--latents {request.latents}: holds {len(given['latents'])} starts for {count} images")
-    if isinstance(pipe, Unconditional):
-        return given
-    size = _size(request.size)
-    if request.image is not None:
-        given["image"] = _read(request.image, "image", size)
-        size = given["image"].shape[:2]
-    if request.mask is not None:
-        given["mask"] = _read(request.mask, "mask", size)
-    given["control_images"] = [_read(file, "control_image", size or pipe.usual_size) for file in request.control_image]
-    if size is not None:
-        given["size"] = size
-    return given
-
-
-def _steps(request: Request, pipe: LatentDiffusion | Unconditional) -> int:
-    if request.steps is not None:
-        return request.steps
-    return pipe.num_steps if isinstance(pipe, Unconditional) else 50
-
-
-def _guidance(request: Request, pipe: LatentDiffusion | Unconditional) -> float | None:
-    """The scale; None where there is nothing to guide by."""
-    if request.guidance is not None:
-        return request.guidance
-    if not isinstance(pipe, Unconditional):
-        return 7.5
-    return None if pipe.null_class is None else 1.0
-
-
-def _label(request: Request, pipe: LatentDiffusion | Unconditional, place: int) -> int | None:
-    """The class that an image is asked to be of; None without classes."""
-    if not isinstance(pipe, Unconditional) or pipe.num_classes is None:
+def _starts(request: Request, count: int) -> np.ndarray | None:
+    """The starts of all images from --latents; None without."""
+    if request.latents is None:
         return None
-    return int(place) % pipe.num_classes if request.label is None else request.label
+    with readers.decoding(f"--latents {request.latents}", ".npy file"):
+        starts = np.load(request.latents, allow_pickle=False)
+        if not isinstance(starts, np.ndarray) or not np.issubdtype(starts.dtype, np.floating):
+            raise ValueError("it must hold one array of floats")
+    if len(starts) != count:
+        raise ValueError(f"--latents {request.latents}: holds {len(starts)} starts for {count} images")
+    return starts
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -202,38 +259,6 @@ def _batches(count: int, size: int) -> Iterator[np.ndarray]:
     """The places of the images in batches of one size; the last is filled up with its last image."""
     for start in range(0, count, size):
         yield np.minimum(np.arange(start, start + size), count - 1)
-
-
-def _draw_batch(
-    pipe: Any, request: Request, prompts: list[str], negatives: list[str], given: dict[str, Any], places: np.ndarray
-) -> np.ndarray:
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key_of_seed(request.seed), places)
-    latents = given["latents"][places] if "latents" in given else None
-    if isinstance(pipe, Unconditional):
-        labels = None if pipe.num_classes is None else np.array([_label(request, pipe, place) for place in places])
-        scale = 1.0 if request.guidance is None else request.guidance
-        return pipe(len(places), _steps(request, pipe), latents, keys, labels=labels, guidance_scale=scale)
-    shared = {name: value for name, value in given.items() if name != "latents"}
-    if request.control_scale:
-        scales = list(request.control_scale)
-        shared["control_scale"] = scales * len(request.control) if len(scales) == 1 else scales
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        images = pipe(
-            [prompts[place] for place in places],
-            [negatives[place] for place in places] if negatives else None,
-            _steps(request, pipe),
-            _guidance(request, pipe),
-            request.guidance_rescale or 0.0,
-            latents,
-            keys,
-            strength=request.strength,
-            clip_skip=request.clip_skip or 0,
-            **shared,
-        )
-    for text in sorted({str(warning.message) for warning in caught if warning.category is UserWarning}):
-        say(text)
-    return images
 
 
 def _write(image: np.ndarray, out: Path, request: Request, prompt: str, negative: str, place: int) -> Path:

@@ -11,11 +11,22 @@ import jax
 from diffusion_jax import hub
 from diffusion_jax.diffusion.arrays import check_seed
 from diffusion_jax.hub.files import check_writable
+from diffusion_jax.options import options
+from diffusion_jax.pipelines.image_request import STRENGTH, STRENGTH_WITH_MASK, ImageRequest
 from diffusion_jax.pipelines.inputs import check_finite
+
+# What a call of a pipeline can be told, with its defaults: what the command's options mean is written there.
+_OF_A_CALL = options(ImageRequest)
+STEPS, GUIDANCE = ImageRequest.num_steps, ImageRequest.guidance_scale
 
 
 def _option(help: str, default: Any = None) -> Any:
     return dataclasses.field(default=default, metadata={"help": help})
+
+
+def _of_a_call(name: str, more: str = "", default: Any = None) -> Any:
+    """An option that becomes the field `name` of a pipeline's request."""
+    return _option("; ".join(filter(None, (_OF_A_CALL[name].text, more))), default)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,30 +37,26 @@ class Request:
         "the checkpoint: a folder with model_index.json, one file, a run, or a repository, owner/name",
         "",
     )
-    prompt: tuple[str, ...] = _option("what to draw; several are drawn one after the other", ())
-    negative_prompt: tuple[str, ...] = _option("what to keep away from; one, or one for each prompt", ())
+    prompt: tuple[str, ...] = _of_a_call("prompts", "several are drawn one after the other", ())
+    negative_prompt: tuple[str, ...] = _of_a_call("negative_prompts", default=())
     num: int = _option("images of each prompt", 1)
     seed: int = _option("image i is a function of seed and i", 0)
     label: int | None = _option("the class of each image; each in turn if not given")
-    steps: int | None = _option("steps of the sampler; 50 if not given, the checkpoint's own for DDPM")
-    guidance: float | None = _option(
-        "scale of classifier-free guidance; 1 is none; if not given 7.5, and 1 for classes"
-    )
-    guidance_rescale: float | None = _option(
-        "share of the result that is rescaled against overexposure; 0 if not given"
-    )
+    steps: int | None = _of_a_call("num_steps", f"{STEPS} if not given, the checkpoint's own for DDPM")
+    guidance: float | None = _of_a_call("guidance_scale", f"if not given {GUIDANCE:g}, and 1 for classes")
+    guidance_rescale: float | None = _of_a_call("guidance_rescale", "0 if not given")
     sampler: str | None = _option("another solver than the checkpoint's, for example dpmpp, euler, unipc")
-    size: str | None = _option("HEIGHTxWIDTH; the checkpoint's if not given, or the image's")
-    image: str | None = _option("an image to start from")
-    strength: float | None = _option("share of the steps that is run on --image: 0 keeps it, 1 hardly uses it")
-    mask: str | None = _option("where --image is painted: white")
+    size: str | None = _of_a_call("size", "HEIGHTxWIDTH")
+    image: str | None = _of_a_call("image", "a file")
+    strength: float | None = _of_a_call("strength", f"{STRENGTH:g} if not given, {STRENGTH_WITH_MASK:g} with --mask")
+    mask: str | None = _of_a_call("mask", "a file that is white there")
     control: tuple[str, ...] = _option("folder of a ControlNet", ())
-    control_image: tuple[str, ...] = _option("the image of each --control", ())
-    control_scale: tuple[float, ...] = _option("how strong each --control is; 1 if not given", ())
+    control_image: tuple[str, ...] = _of_a_call("control_images", "a file for each --control", ())
+    control_scale: tuple[float, ...] = _of_a_call("control_scale", "1 if not given", ())
     lora: tuple[str, ...] = _option("a LoRA file, FILE or FILE:WEIGHT", ())
     embedding: tuple[str, ...] = _option("words taught by textual inversion, FILE, or FILE:WORD for a file of one", ())
-    clip_skip: int | None = _option("how many of CLIP's last layers are left out")
-    latents: str | None = _option("a .npy file with the starts of all images, unit normal [N, h, w, C]")
+    clip_skip: int | None = _of_a_call("clip_skip")
+    latents: str | None = _of_a_call("latents", "a .npy file")
     dtype: str = _option("what networks compute in and parameters are kept in: float32, bfloat16 or float16", "float32")
     tile_size: int | None = _option("decode larger images in tiles of so many pixels")
     offload_text: bool = _option("keep text encoders in the host's memory while images are drawn", False)

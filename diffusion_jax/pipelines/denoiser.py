@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.diffusion.samplers import Sampler
+from diffusion_jax.pipelines.families import Family
 from diffusion_jax.pipelines.known import row_of
 
 MAPS = "attention"  # the collection of the U-Net's cross-attention maps
@@ -34,12 +35,12 @@ class Denoiser:
     """A network and its ControlNets.
 
     Attributes:
-      network: U-Net or transformer; family: as in :class:`diffusion_jax.pipelines.text.TextOptions`.
+      network: U-Net or transformer; family: the adapter that knows its arguments.
       controls: applied one after the other, their residuals added.
     """
 
     network: nn.Module
-    family: str
+    family: Family
     controls: tuple[Control, ...] = ()
 
     def predict(
@@ -80,19 +81,13 @@ class Denoiser:
         t: jax.Array,
         conditions: Mapping[str, Any],
     ) -> dict[str, Any]:
-        context = conditions["encoder_hidden_states"]
-        if self.family == "sd3":
-            pooled = conditions["pooled_projections"]
-            return {"hidden_states": x, "timestep": t, "encoder_hidden_states": context, "pooled_projections": pooled}
-        told: dict[str, Any] = {"timestep": t, "encoder_hidden_states": context}
-        if self.family == "sdxl":
-            told["added_cond_kwargs"] = {name: conditions[name] for name in ("text_embeds", "time_ids")}
+        state, told = self.family.arguments(x, t, conditions)
         images, prompted = conditions.get("control", ()), conditions.get("prompted")
         residuals = self._residuals(params, sampler, control_rule, x, told, images, prompted)
         if "timestep_cond" in conditions:  # of the network alone
             residuals["timestep_cond"] = conditions["timestep_cond"]
         extra = conditions.get("extra")
-        return {"sample": x if extra is None else jnp.concatenate([x, extra], axis=-1), **told, **residuals}
+        return {state: x if extra is None else jnp.concatenate([x, extra], axis=-1), **told, **residuals}
 
     def _residuals(
         self,

@@ -1,10 +1,9 @@
-"""What a call of a pipeline is made of: the part that a program is compiled for, and the arrays that it takes."""
+"""What pipelines are given: images, masks, prompts, keys and meshes, as the arrays that programs take."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,33 +11,26 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 from jax.typing import ArrayLike
 
+from diffusion_jax.diffusion.samplers import Sampler
+
 BATCH_AXES = ("data", "fsdp")
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a program is compiled for, beside the shapes.
+class Schedule(Protocol):
+    """A checkpoint's noise schedule; see :class:`diffusion_jax.hub.schedule.Schedule`."""
 
-    Attributes:
-      guided: classifier-free guidance, with a negative prompt. rescaled: its output is rescaled.
-      no_negative: the negative conditions are zeros, as SDXL takes them for an empty prompt.
-      clip_skip: see :func:`diffusion_jax.pipelines.text.encode`.
-      image: there is an image to start from. paint: None; "channels" of an inpainting network; of any other one
-        "hold" (its states are held to the image outside) or "replace" (its estimates are, for samplers that go back).
-      sampled: whether there are any steps; without, the image goes through the autoencoder alone.
-      maps: attention maps are returned.
-      latents_out: latents are returned instead of images.
-    """
+    @property
+    def solver(self) -> str: ...
 
-    guided: bool
-    rescaled: bool
-    no_negative: bool
-    clip_skip: int
-    image: bool
-    paint: str | None
-    sampled: bool
-    maps: bool
-    latents_out: bool
+    def sampler(self, num_steps: int, first_step: int = 0, tokens: int | None = None) -> Sampler: ...
+
+    def first_step(self, num_steps: int, strength: float) -> int: ...
+
+    def levels(self, sampler: Sampler) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def inversion(self, num_steps: int) -> Sampler: ...
+
+    def with_solver(self, name: str) -> Schedule: ...
 
 
 def batch_of_images(images: Any, batch: int, name: str) -> np.ndarray:

@@ -12,9 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from diffusion_jax.models.text import CLIPText
-
-FAMILIES = ("sd", "sdxl", "sd3")
-Conditions = dict[str, Any]
+from diffusion_jax.pipelines.families import FAMILIES, Conditions, EncodedTexts, TextOptions
 
 
 class Tokens(Protocol):
@@ -44,21 +42,6 @@ class TextEncoder:
     tokenizer: Tokenizer
 
 
-@dataclasses.dataclass(frozen=True)
-class TextOptions:
-    """How the encoders' features become conditions.
-
-    Attributes:
-      family: "sd" (Stable Diffusion 1 and 2), "sdxl" or "sd3".
-      context_width: of the tokens that the network reads; SD 3 pads to it.
-      absent_tokens: SD 3 without its T5: so many tokens of zeros stand for it. 0 where there is one.
-    """
-
-    family: str
-    context_width: int
-    absent_tokens: int = 0
-
-
 Encoded = dict[str, tuple[jax.Array, jax.Array]]  # encoder -> (numbers, weights), each [B, N]
 
 
@@ -78,47 +61,23 @@ def encode(
     encoded: Encoded,
     clip_skip: int,
 ) -> Conditions:
-    """The conditions of the network, each [B, ...].
-
-    "sd": ``encoder_hidden_states`` of the last layer. "sdxl" (Podell et al. 2023, section 2): of the layers before the
-    last, side by side, and ``text_embeds``. "sd3" (Esser et al. 2024, section 4): CLIP's side by side, padded with
-    zeros to T5's width, T5's tokens behind them, and ``pooled_projections``.
+    """The conditions of the network, each [B, ...], as its family has them (:mod:`diffusion_jax.pipelines.families`).
 
     clip_skip: how many more of CLIP's last layers are left out, for either prompt; the web interfaces count from 1.
     (diffusers leaves layers out for the prompt and not for the negative one.)
     """
-    features: dict[str, Any] = {
-        encoder.name: encoder.model.apply({"params": params[encoder.name]}, encoded[encoder.name][0])
-        for encoder in encoders
-    }
+    texts = [_encoded(encoder, params[encoder.name], *encoded[encoder.name]) for encoder in encoders]
+    return FAMILIES[options.family].conditions(texts, options, clip_skip)
 
-    def weighted(encoder: TextEncoder, hidden: jax.Array) -> jax.Array:
-        return emphasize(hidden.astype(jnp.float32), encoded[encoder.name][1])
 
-    if options.family == "sd":
-        (encoder,) = encoders
-        hidden: Any = features[encoder.name].last_hidden_state
-        if clip_skip:
-            earlier = features[encoder.name].hidden_states[-1 - clip_skip]
-            variables = {"params": params[encoder.name]}
-            hidden = encoder.model.apply(variables, earlier, method="normalize")
-        return {"encoder_hidden_states": weighted(encoder, hidden)}
-
-    clips = [encoder for encoder in encoders if isinstance(encoder.model, CLIPText)]
-    hidden = jnp.concatenate(
-        [weighted(encoder, features[encoder.name].hidden_states[-2 - clip_skip]) for encoder in clips], axis=-1
+def _encoded(encoder: TextEncoder, params: Any, ids: jax.Array, weights: jax.Array) -> EncodedTexts:
+    model, variables = encoder.model, {"params": params}
+    return EncodedTexts(
+        model.apply(variables, ids),
+        isinstance(model, CLIPText),
+        lambda hidden: emphasize(hidden.astype(jnp.float32), weights),
+        lambda hidden: model.apply(variables, hidden, method="normalize"),  # pyright: ignore[reportArgumentType]
     )
-    if options.family == "sdxl":
-        return {"encoder_hidden_states": hidden, "text_embeds": features[clips[-1].name].pooled}
-
-    pooled = jnp.concatenate([features[encoder.name].pooled for encoder in clips], axis=-1)
-    hidden = jnp.pad(hidden, ((0, 0), (0, 0), (0, options.context_width - hidden.shape[-1])))
-    others = [encoder for encoder in encoders if encoder not in clips]
-    if others:
-        long = weighted(others[0], features[others[0].name].last_hidden_state)
-    else:
-        long = jnp.zeros((len(hidden), options.absent_tokens, options.context_width), hidden.dtype)
-    return {"encoder_hidden_states": jnp.concatenate([hidden, long], axis=1), "pooled_projections": pooled}
 
 
 def emphasize(hidden: jax.Array, weights: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from diffusion_jax.diffusion import guidance, samplers
 from diffusion_jax.diffusion.samplers import Sampler
 from diffusion_jax.pipelines.inputs import (
     NotFiniteError,
+    Schedule,
     batch_axes,
     batch_mesh,
     batch_of_images,
@@ -28,7 +29,6 @@ from diffusion_jax.pipelines.inputs import (
     refuse_foreign,
 )
 from diffusion_jax.pipelines.known import replace_known
-from diffusion_jax.pipelines.latent import Schedule
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
