@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diffusion_jax import openers
 from diffusion_jax.hub.files import NO_WEIGHTS, PICKLED, SAFE, CheckpointError, read_object
 
 PIPELINE = "model_index.json"
@@ -132,11 +133,15 @@ class Run(NamedTuple):
 
 
 def open_run(folder: Path) -> Run:
-    """The newest checkpoint of a run.
+    """The newest checkpoint of a run, by the opener that the package registers (:mod:`diffusion_jax.openers`).
 
-    Training's side of the project knows the hub and needs packages that the hub does without. The import below is the
-    only one the other way round, made when a run is opened and named in the contracts of pyproject.toml.
+    Raises:
+      CheckpointError: a package that training uses, and the hub does not, is not installed.
+      ValueError: in one line, what the run lacks.
     """
-    from diffusion_jax.jobs import export
-
-    return export.open_run(folder)
+    try:
+        return openers.named("run")(folder)
+    except ModuleNotFoundError as error:
+        raise CheckpointError(
+            f"{folder}: to open what training wrote, the package {error.name} must be installed"
+        ) from None

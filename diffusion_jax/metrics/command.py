@@ -13,13 +13,13 @@ from typing import Any, NoReturn
 import jax
 import tqdm
 
-import diffusion_jax
 from diffusion_jax.metrics import features, foreign_statistics, image_sets, measure, protocols, statistics
 from diffusion_jax.metrics.extraction import BATCH_SIZE, Extraction, Reading, extract
 from diffusion_jax.metrics.features.extractor import Extractor
 from diffusion_jax.metrics.image_sets import ImageSet, Loader
 from diffusion_jax.metrics.protocols import Protocol
 from diffusion_jax.metrics.statistics import Statistics
+from diffusion_jax.version import __version__
 
 PROGRAM = "./launch/local.sh metrics"
 BAD_INPUT = 2
@@ -170,7 +170,7 @@ class Measurement:
             },
             **self._described,
             "warnings": self._warnings,
-            "versions": {"diffusion_jax": diffusion_jax.__version__, "jax": jax.__version__},
+            "versions": {"diffusion_jax": __version__, "jax": jax.__version__},
             "device": jax.devices()[0].device_kind,
             "seconds": round(time.monotonic() - self._begun, 3),
         }

@@ -17,10 +17,10 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike, NDArray
 
-import diffusion_jax
 from diffusion_jax.metrics.classifier import FEATURES, Classifier
 from diffusion_jax.metrics.distances import frechet_distance, moments
 from diffusion_jax.metrics.pixels import average_down, checked_images
+from diffusion_jax.version import __version__
 
 # Random training subsets over which the train-test distance is averaged.
 BASELINE_DRAWS = 10
@@ -169,7 +169,7 @@ def _common_protocol(
         "quantisation": quantisation,
         "seed": seed,
         "versions": {
-            "diffusion_jax": diffusion_jax.__version__,
+            "diffusion_jax": __version__,
             "jax": jax.__version__,
             "flax": flax.__version__,
             "optax": optax.__version__,

@@ -17,11 +17,11 @@ from typing import Any
 import jax
 import numpy as np
 
-import diffusion_jax
 from diffusion_jax import readers
 from diffusion_jax.metrics.distances import Float64, Gaussian, gaussian
 from diffusion_jax.metrics.features.extractor import Extractor
 from diffusion_jax.metrics.protocols import Protocol
+from diffusion_jax.version import __version__
 
 FORMAT = "diffusion_jax statistics 1"
 # What two sets of moments must agree in; whatever one of them does not know is not compared.
@@ -96,7 +96,7 @@ def save(path: str | Path, statistics: Statistics) -> None:
         "format": FORMAT,
         "num_images": statistics.num_images,
         **statistics.made_by,
-        "versions": {"diffusion_jax": diffusion_jax.__version__, "jax": jax.__version__, "numpy": np.__version__},
+        "versions": {"diffusion_jax": __version__, "jax": jax.__version__, "numpy": np.__version__},
     }
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

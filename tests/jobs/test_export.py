@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -50,6 +52,38 @@ def test_a_run_is_opened_and_exported(run, tmp_path):
     hub.save(model, params, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["_class_name"] == "UNet2DModel"
     jax.tree.map(np.testing.assert_array_equal, hub.load(tmp_path / "out")[1], averaged)
+
+
+# A Python session that has the hub alone; with arguments after the run, one where these packages are not installed.
+SESSION = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[2:]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from diffusion_jax import hub
+
+assert not {"orbax", "clu", "ml_collections", "diffusion_jax.jobs", "diffusion_jax.config"} & set(sys.modules)
+try:
+    model, params = hub.load(sys.argv[1])
+    print(type(model).__name__, float(params["conv_in"]["bias"][1]))
+except hub.CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_plain_session_opens_a_run_and_says_which_package_is_missing(run):
+    session, averaged = run
+
+    def said(*missing):
+        command = [sys.executable, "-P", "-c", SESSION, str(session.workdir), *missing]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert said() == f"UNet {float(averaged['conv_in']['bias'][1])}"
+    assert said("orbax") == f"{session.workdir}: to open what training wrote, the package orbax must be installed"
 
 
 def test_a_run_without_a_checkpoint_is_one_line(run):
