@@ -98,16 +98,17 @@ class Augmentation:
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
             raise ValueError(f"augmentation.probability is {self.probability}; it must be from 0 to 1")
-        for field in dataclasses.fields(self):
+        for field in dataclasses.fields(Augmentation):
             if not getattr(self, field.name) >= 0:
                 raise ValueError(f"augmentation.{field.name} is {getattr(self, field.name)}; it must be at least 0")
 
-    def draw(self, key: jax.Array) -> Transform:
-        """A random transform."""
+    def draw(self, key: jax.Array, probability: jax.Array | None = None) -> Transform:
+        """A random transform; probability: another than the one of the settings."""
         keys = iter(jax.random.split(key, 14))
+        strength = self.probability if probability is None else probability
 
         def with_probability(factor: float, value: jax.Array) -> jax.Array:
-            return jnp.where(jax.random.uniform(next(keys)) < factor * self.probability, value, 0.0)
+            return jnp.where(jax.random.uniform(next(keys)) < factor * strength, value, 0.0)
 
         def angle() -> jax.Array:
             return jax.random.uniform(next(keys), minval=-jnp.pi, maxval=jnp.pi)

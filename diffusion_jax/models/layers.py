@@ -62,6 +62,15 @@ def uniform(bound: float) -> Initializer:
     return init
 
 
+def normal(deviation: float) -> Initializer:
+    """Initializer N(0, deviation^2), drawn as a vector for the reason that `uniform` gives."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        return deviation * jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
+
+    return init
+
+
 class Conv(nn.Module):
     """2-D convolution, [B, H, W, in] -> [B, H', W', features], kernel [k, k, in, features]."""
 
