@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import jax
@@ -49,9 +50,7 @@ class WithClass(nn.Module):
         checks.check_labels(self.num_classes, class_labels)
         if self.num_classes is None:
             return latent
-        embed = nn.Embed(
-            self.num_classes, latent.shape[-1], embedding_init=nn.initializers.normal(1.0), name="class_embedding"
-        )
+        embed = nn.Embed(self.num_classes, latent.shape[-1], name="class_embedding")
         return jnp.concatenate([latent, embed(jnp.asarray(class_labels)).astype(latent.dtype)], -1)
 
 
@@ -72,7 +71,5 @@ class Projection(nn.Module):
         if self.num_classes is None:
             return logits
         width = wide.shape[-1]
-        embed = nn.Embed(
-            self.num_classes, width, embedding_init=nn.initializers.normal(width**-0.5), name="class_embedding"
-        )
-        return logits + jnp.sum(embed(jnp.asarray(class_labels)) * wide, axis=-1)
+        embed = nn.Embed(self.num_classes, width, name="class_embedding")
+        return logits + jnp.sum(embed(jnp.asarray(class_labels)) * wide, axis=-1) / math.sqrt(width)

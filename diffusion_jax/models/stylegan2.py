@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -146,7 +147,7 @@ class StyleGAN2Discriminator(nn.Module):
         checks.check_labels(self.num_classes, class_labels)
         widths = _widths(image.shape[1], self.channels, self.max_channels)
 
-        def conv(features: int, name: str, **options: bool | int) -> EqualizedConv:
+        def conv(features: int, name: str, **options: Any) -> EqualizedConv:
             return EqualizedConv(features, dtype=self.dtype, name=name, **options)
 
         h = leaky_relu(conv(widths[0], "from_image", kernel_size=1)(image))

@@ -120,7 +120,7 @@ def test_what_is_remembered_follows_from_the_verdicts_and_the_lengths_that_were_
     metrics = {"verdict_sign": (ones, ones), "path_length": (5 * ones, ones)}
     for _ in range(4):
         memory = game.update_state(memory, BATCH, metrics)
-    np.testing.assert_allclose(memory.augmentation.probability, 4 * 8 / 640, atol=1e-6)
+    np.testing.assert_allclose(memory.augmentation.probability, 4 * 8 / 6400, atol=1e-6)
     np.testing.assert_allclose(memory.path_length, 5 * (1 - 0.99**4), rtol=1e-5)
     untaken = game.update_state(memory, BATCH, {**metrics, "path_length": (zeros, zeros)})
     assert untaken.path_length == memory.path_length

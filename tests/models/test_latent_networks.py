@@ -67,7 +67,7 @@ def test_a_projection_is_a_line_and_a_product_with_the_class():
     projection, features = Projection(CLASSES), jax.random.normal(jax.random.key(0), (4, 5))
     params = projection.init(jax.random.key(1), features, LABELS)["params"]
     table, line = params["class_embedding"]["embedding"], params["linear"]
-    expected = np.asarray(features @ line["kernel"])[:, 0] + np.einsum("nd,nd->n", features, table[LABELS])
+    expected = np.asarray(features @ line["kernel"])[:, 0] + np.einsum("nd,nd->n", features, table[LABELS]) / np.sqrt(5)
     np.testing.assert_allclose(projection.apply({"params": params}, features, LABELS), expected, atol=1e-5)
 
 

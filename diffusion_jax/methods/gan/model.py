@@ -140,7 +140,7 @@ class GAN:
     ) -> tuple[jax.Array, Metrics]:
         """The discriminator's side of the game, with the penalties where they are of every update."""
         del step
-        keys = _keys(key, batch, 0)
+        batch, keys = self._begin(batch, key, 0)
         fake = self._generated(params, batch, keys)
         judge_real, judge_fake = (self._judge(params, batch, keys, side) for side in (0, 1))
         weights, is_penalised = self.weights, self.weights.penalties_every == 1
@@ -159,7 +159,7 @@ class GAN:
     def penalties_loss(self, params: Any, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[jax.Array, Metrics]:
         """The penalties alone, as many times as strong as they are rarer (Karras et al. 2020, section 3.1)."""
         del step
-        keys, weights = _keys(key, batch, 1), self.weights
+        (batch, keys), weights = self._begin(batch, key, 1), self.weights
         fake = self._generated(params, batch, keys)
         judge_real, judge_fake = (self._judge(params, batch, keys, side) for side in (0, 1))
         r1 = penalties.logits_and_slopes(judge_real, batch["image"])[1] if weights.r1 else None
@@ -170,7 +170,7 @@ class GAN:
     def generator_loss(self, params: Any, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[jax.Array, Metrics]:
         """The generator's side of the game."""
         del step
-        keys = _keys(key, batch, 2)
+        batch, keys = self._begin(batch, key, 2)
         fake = self._generated(params, batch, keys)
         real_logits = self._judge(params, batch, keys, 0)(batch["image"])
         fake_logits = self._judge(params, batch, keys, 1)(fake)
@@ -179,7 +179,7 @@ class GAN:
     def path_length_loss(self, params: Any, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[jax.Array, Metrics]:
         """How far paths' lengths are from their mean, squared."""
         del step
-        keys, weights = _keys(key, batch, 3), self.weights
+        (batch, keys), weights = self._begin(batch, key, 3), self.weights
         styles = self._style(params[GENERATOR], keys, self._labels(batch))
 
         def generate(styles: jax.Array) -> jax.Array:
@@ -200,7 +200,7 @@ class GAN:
     def frames(self, count: int) -> tuple[int, list[str]]:
         """(stride, captions) of about `count` images on a walk from other latents."""
         stride = max(1, _WALK // count)
-        return stride, [f"{place / _WALK:.0%} of the way" for place in _places(stride)[:-1]] + ["image"]
+        return stride, [f"{place / _WALK:.0%}" for place in _places(stride)[:-1]] + ["image"]
 
     def draw(
         self, params: Any, keys: jax.Array, labels: jax.Array | None, given: Any, frame_stride: int | None
@@ -235,6 +235,15 @@ class GAN:
             return self._apply(params, latents, labels, method="style").mean(0)
 
         return jax.lax.map(of_class, jnp.arange(self.num_classes or 1))
+
+    def _begin(self, batch: Batch, key: jax.Array, turn: int) -> tuple[Batch, jax.Array]:
+        """(the batch, a key [B] for each example that is another one in each turn).
+
+        A batch that has not been prepared is taken for one before anything was remembered.
+        """
+        if _PROBABILITY not in batch:
+            batch = self.prepare(self.init_state(), batch, key)
+        return batch, example_keys(jax.random.fold_in(key, turn), batch)
 
     def _labels(self, batch: Batch) -> jax.Array | None:
         return None if self.num_classes is None else batch["label"]
@@ -287,11 +296,6 @@ class GAN:
 
 def _judged(judge: penalties.Discriminator, images: jax.Array, with_slopes: bool) -> tuple[jax.Array, jax.Array | None]:
     return penalties.logits_and_slopes(judge, images) if with_slopes else (judge(images), None)
-
-
-def _keys(key: jax.Array, batch: Batch, turn: int) -> jax.Array:
-    """A key [B] for each example, another one in each turn."""
-    return example_keys(jax.random.fold_in(key, turn), batch)
 
 
 def _folded(keys: jax.Array, number: int) -> jax.Array:
