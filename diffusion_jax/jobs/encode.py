@@ -20,7 +20,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import tqdm  # noqa: E402
 
-from diffusion_jax import data, hub  # noqa: E402
+from diffusion_jax import batching, data, hub  # noqa: E402
 from diffusion_jax.data.sources import latents as stored  # noqa: E402
 from diffusion_jax.hub.files import check_writable  # noqa: E402
 from diffusion_jax.jobs.session import write_json  # noqa: E402
@@ -68,8 +68,7 @@ def encode(
             images = data.to_float(np.stack([example["image"] for example in examples]))
             images = np.repeat(images, 3, -1) if images.shape[-1] == 1 else images
             versions = [images, images[:, :, ::-1]] if flip else [images]
-            whole = [np.concatenate([v, np.zeros((batch_size - len(v), *v.shape[1:]), v.dtype)]) for v in versions]
-            encoded = np.stack([np.asarray(run(params, v))[: len(images)] for v in whole], 1)
+            encoded = np.stack([batching.mapped(functools.partial(run, params), v, batch_size) for v in versions], 1)
             encoded = encoded.reshape(-1, *encoded.shape[2:])
             mean, deviation = np.split(encoded.astype(np.float64), 2, axis=-1)
             total = total + mean.mean((1, 2)).sum(0)

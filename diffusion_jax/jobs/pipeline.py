@@ -8,7 +8,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 from PIL import Image, PngImagePlugin
 
-from diffusion_jax import __version__, hub, readers
+from diffusion_jax import __version__, batching, hub, readers
 from diffusion_jax.diffusion.arrays import key_of_seed
 from diffusion_jax.jobs.request import GUIDANCE, STEPS, Request, check, weighted
 from diffusion_jax.pipelines.image_request import ImageRequest
@@ -47,12 +47,11 @@ def draw(request: Request) -> list[Path]:
     times: list[tuple[float, int]] = []
     bar = tqdm.tqdm(total=count, desc="drawing", unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
     with bar:
-        for places in _batches(count, size):
+        for places, wanted in batching.places(count, size):
             started = time.monotonic()
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key_of_seed(request.seed), places)
             images = drawer.draw(places, keys)
             _make_folder(out)  # not before: what is refused leaves nothing
-            wanted = len(set(places.tolist()))
             for place, image in zip(places[:wanted], images, strict=False):
                 negative = drawer.negatives[place] if drawer.negatives else ""
                 files.append(_write(image, out, drawer.told(place), drawer.prompts[place], negative, place))
@@ -253,12 +252,6 @@ def _read(file: str, flag: str, size: tuple[int, int] | None) -> np.ndarray:
     if size is not None and (picture.height, picture.width) != size:
         picture = picture.resize((size[1], size[0]), Image.Resampling.LANCZOS)
     return np.asarray(picture, np.float32) / 255
-
-
-def _batches(count: int, size: int) -> Iterator[np.ndarray]:
-    """The places of the images in batches of one size; the last is filled up with its last image."""
-    for start in range(0, count, size):
-        yield np.minimum(np.arange(start, start + size), count - 1)
 
 
 def _write(image: np.ndarray, out: Path, request: Request, prompt: str, negative: str, place: int) -> Path:

@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from diffusion_jax import data, hub
+from diffusion_jax import batching, data, hub
 from diffusion_jax.config import ConfigError, Experiment, build, saved
 from diffusion_jax.config.check import check, flatten
 from diffusion_jax.config.quick import shrink
@@ -131,13 +131,8 @@ class Session:
         """
         if self.decoder is None:
             return drawn
-        size = self.config.sampling.batch_size
-        parts = []
-        for start in range(0, len(drawn), size):
-            part = drawn[start : start + size]
-            whole = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
-            parts.append(np.asarray(self._decode(self.decoder_parameters, whole))[: len(part)])
-        return np.concatenate(parts)
+        decode = functools.partial(self._decode, self.decoder_parameters)
+        return batching.mapped(decode, drawn, self.config.sampling.batch_size)
 
     @cached_property
     def _decode(self) -> Any:
@@ -161,14 +156,12 @@ class Session:
 
         def of_all(*rows: np.ndarray, **traced: Any) -> Any:
             count = len(rows[0])
-            length = size or min(self.config.sampling.batch_size, -(-count // devices) * devices)
-            parts = []
-            for start in range(0, count, length):
-                indices = np.arange(start, start + length, dtype=np.int32)
-                filled = tuple(row[indices % count] for row in rows)
-                part = of_batch(self.parameters[1], indices, filled, traced)
-                parts.append(jax.tree.map(lambda leaf, left=count - start: np.asarray(leaf)[:left], part))
-            return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+            length = size or min(self.config.sampling.batch_size, batching.rounded_up(count, devices))
+
+            def of_rows(batch: tuple[Any, ...]) -> Any:
+                return of_batch(self.parameters[1], batch[0], batch[1:], traced)
+
+            return batching.mapped(of_rows, (np.arange(count, dtype=np.int32), *rows), length)
 
         return of_all
 

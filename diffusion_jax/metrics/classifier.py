@@ -18,6 +18,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike, NDArray
 
+from diffusion_jax import batching
 from diffusion_jax.metrics import devices
 from diffusion_jax.metrics.pixels import average_down, checked_images
 
@@ -101,17 +102,13 @@ class Classifier:
             raise ValueError(f"the classifier reads images {self.image_shape}, got {images.shape[1:]}")
         whole = None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
         size = _EVALUATION_BATCH if self.mesh is None else devices.rounded_up(_EVALUATION_BATCH, self.mesh)
-        features, logits = [], []
-        for start in range(0, len(images), size):
-            batch = _network_input(images[start : start + size])
-            count = len(batch)
-            # One shape for every batch, so one compilation.
-            batch = np.pad(batch, [(0, size - count), (0, 0), (0, 0), (0, 0)])
-            placed = batch if self.mesh is None else devices.split_rows(self.mesh, batch)
-            batch_features, batch_logits = _apply(self.network, whole, self.params, placed)
-            features.append(np.asarray(batch_features)[:count])
-            logits.append(np.asarray(batch_logits)[:count])
-        return np.concatenate(features), np.concatenate(logits)
+
+        def of_batch(batch: NDArray[np.uint8]) -> Any:
+            inputs = _network_input(batch)
+            placed = inputs if self.mesh is None else devices.split_rows(self.mesh, inputs)
+            return _apply(self.network, whole, self.params, placed)
+
+        return batching.mapped(of_batch, images, size)
 
 
 def train_classifier(

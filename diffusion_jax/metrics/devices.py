@@ -7,10 +7,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from diffusion_jax import batching
+
 
 def rounded_up(size: int, mesh: Mesh) -> int:
     """The next number of rows that all devices of the mesh can share."""
-    return -(-size // mesh.size) * mesh.size
+    return batching.rounded_up(size, mesh.size)
 
 
 def split_rows(mesh: Mesh, array: np.ndarray) -> jax.Array:

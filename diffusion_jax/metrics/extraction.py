@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from diffusion_jax import batching
 from diffusion_jax.metrics import devices, streaming
 from diffusion_jax.metrics.features.extractor import Apply, Extractor, Fit
 from diffusion_jax.metrics.image_sets import Item
@@ -62,7 +63,7 @@ class Extraction:
         """
         count = len(images)
         size = devices.rounded_up(max(count, size or 0), self.mesh)
-        filled = np.pad(np.asarray(images), [(0, size - count), *[(0, 0)] * 3])
+        filled = batching.filled(np.asarray(images), size)
         batch, mask = (devices.split_rows(self.mesh, array) for array in (filled, np.arange(size) < count))
         self._add(batch, mask, np.arange(count) + self.count if indices is None else np.asarray(indices))
 

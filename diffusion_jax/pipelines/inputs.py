@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
-from jax.typing import ArrayLike
 
 from diffusion_jax.diffusion.samplers import Sampler
 
@@ -145,18 +144,6 @@ def prompt_list(prompts: str | Sequence[str], name: str) -> list[str]:
     if not values or not all(isinstance(value, str) for value in values):
         raise ValueError(f"{name} must be a string or a list of strings, at least one")
     return values
-
-
-def padded(tree: Any, size: int) -> Any:
-    """Arrays [B, ...] with their last row repeated up to `size` rows, so that they divide among devices."""
-
-    def pad(array: ArrayLike) -> Any:
-        missing = size - len(array)  # pyright: ignore[reportArgumentType]
-        if not missing:
-            return array
-        return jnp.concatenate([jnp.asarray(array), jnp.repeat(jnp.asarray(array)[-1:], missing, axis=0)])
-
-    return jax.tree.map(pad, tree)
 
 
 def control_rules(values: Sequence[float | Sequence[float]], count: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from diffusion_jax import batching
 from diffusion_jax.pipelines import adapters
 from diffusion_jax.pipelines.denoiser import Control
 from diffusion_jax.pipelines.families import TextOptions
@@ -24,7 +25,6 @@ from diffusion_jax.pipelines.inputs import (
     batch_axes,
     batch_mesh,
     batch_of_images,
-    padded,
     prompt_list,
 )
 from diffusion_jax.pipelines.preparation import Prepared, prepare, size_of
@@ -194,7 +194,7 @@ class LatentDiffusion:
         arrays, tokens = prepared.arrays, prepared.tokens
         if self.mesh is not None:
             devices = math.prod(self.mesh.shape[axis] for axis in batch_axes(self.mesh))
-            arrays, tokens = padded((arrays, tokens), -(-batch // devices) * devices)
+            arrays, tokens = batching.filled((arrays, tokens), batching.rounded_up(batch, devices))
             arrays, tokens = jax.device_put((arrays, tokens), NamedSharding(self.mesh, P(batch_axes(self.mesh))))
         plan, shape, sampler, settings = prepared.plan, prepared.latent_shape, prepared.sampler, prepared.settings
         if self.offload_text:

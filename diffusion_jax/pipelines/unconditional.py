@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from diffusion_jax import batching
 from diffusion_jax.diffusion import guidance, samplers
 from diffusion_jax.diffusion.samplers import Sampler
 from diffusion_jax.pipelines.inputs import (
@@ -25,7 +26,6 @@ from diffusion_jax.pipelines.inputs import (
     batch_of_masks,
     check_finite,
     image_keys,
-    padded,
     refuse_foreign,
 )
 from diffusion_jax.pipelines.known import replace_known
@@ -115,7 +115,7 @@ class Unconditional:
             sampler = self.schedule.sampler(self.num_steps if num_steps is None else num_steps)
         if self.mesh is not None:
             devices = math.prod(self.mesh.shape[axis] for axis in batch_axes(self.mesh))
-            arrays = padded(arrays, -(-num_images // devices) * devices)
+            arrays = batching.filled(arrays, batching.rounded_up(num_images, devices))
             arrays = jax.device_put(arrays, NamedSharding(self.mesh, P(batch_axes(self.mesh))))
         drawn = np.asarray(self._program(shape, guidance_scale != 1, self.params, sampler, arrays)[:num_images])
         if not np.isfinite(drawn).all():

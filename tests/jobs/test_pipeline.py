@@ -173,12 +173,6 @@ def test_the_options_are_explained(capsys):
         assert f"--{'from' if name == 'source' else name}" in shown
 
 
-def test_batches_cover_every_image_once_in_one_shape():
-    batches = list(pipeline._batches(5, 2))
-    assert [len(batch) for batch in batches] == [2, 2, 2]
-    assert sorted(set(np.concatenate(batches).tolist())) == [0, 1, 2, 3, 4]
-
-
 def test_weights_of_lora_files():
     assert request.weighted("a.safetensors:0.8") == ("a.safetensors", 0.8)
     assert request.weighted("a.safetensors") == ("a.safetensors", 1.0)
