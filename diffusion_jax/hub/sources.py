@@ -108,7 +108,7 @@ def is_run(folder: Path) -> bool:
         config = read_object(folder / "config.json")
     except CheckpointError:
         return False
-    return {"model", "process", "training"} <= config.keys()
+    return {"data", "training", "optimizer"} <= config.keys()
 
 
 class Run(NamedTuple):

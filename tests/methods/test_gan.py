@@ -16,7 +16,9 @@ import pytest
 
 from configs import digits_gan
 from diffusion_jax import config as experiment
+from diffusion_jax import hub
 from diffusion_jax.config import ConfigError, build
+from diffusion_jax.hub import export
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.methods.gan.model import GAN
 from diffusion_jax.training import sharding, state
@@ -209,6 +211,19 @@ def test_a_whole_run_leaves_everything(whole):
     for said in ("Two networks and a game", "generative adversarial network", "Probability of augmentation", "R3GAN"):
         assert said in page, said
     assert "epsilon" not in page and "read_as_requested" in json.loads((whole / "evaluation.json").read_text())
+
+
+def test_the_run_opens_as_its_generator_and_what_it_cannot_be_is_one_line(whole, tmp_path):
+    network, params = hub.load(whole)
+    session = Session(tiny_gan.get_config(), whole)
+    assert network == session.model.network
+    jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(session.parameters[1]))
+    with pytest.raises(
+        hub.CheckpointError, match="trains no network that draws by steps of noise; draw from this run by"
+    ):
+        hub.load_pipeline(whole)
+    with pytest.raises(hub.CheckpointError, match="MLPGenerator: no layout of another library holds this network"):
+        export.export(whole, tmp_path / "there")
 
 
 def training_state(workdir):
