@@ -20,7 +20,11 @@ from diffusion_jax import hub
 from diffusion_jax.config import ConfigError, build
 from diffusion_jax.hub import export
 from diffusion_jax.jobs.session import Session
+from diffusion_jax.methods.gan import page
+from diffusion_jax.methods.gan.adaptive import AdaptiveAugmentation
+from diffusion_jax.methods.gan.losses import GAMES
 from diffusion_jax.methods.gan.model import GAN
+from diffusion_jax.methods.gan.settings import Settings
 from diffusion_jax.training import sharding, state
 from diffusion_jax.training.checkpoints import Checkpoints
 from tests.configs import tiny_gan
@@ -84,6 +88,15 @@ def test_penalties_of_their_own_turn_weigh_as_often_as_they_are_rarer():
     whole, game, penalties = losses(params)
     assert penalties > 0
     np.testing.assert_allclose(whole - game, penalties / 4, rtol=1e-5)
+
+
+def test_a_batch_in_parts_is_the_same_game():
+    """What is random follows from an example's place, so a loss is the mean of those of the parts."""
+    game = model(PLAIN)
+    params, batch = game.init(KEY, BATCH), prepared(game)
+    losses = jax.jit(lambda batch: [turn.loss(params, batch, KEY, 0)[0] for turn in game.turns])
+    parts = [losses(jax.tree.map(lambda value, first=first: value[first::2], batch)) for first in (0, 1)]
+    np.testing.assert_allclose(losses(batch), np.mean(parts, axis=0), rtol=1e-5)
 
 
 def test_each_turn_trains_all_of_its_part_the_classes_too():
@@ -207,10 +220,10 @@ def test_a_whole_run_leaves_everything(whole):
     last = rows(whole)[-1]
     for name in ("loss_discriminator", "loss_generator", "loss_penalties", "loss_path_length", "r1", "path_length"):
         assert np.isfinite(last[name]), name
-    page = (whole / "report.html").read_text(encoding="utf-8")
+    report = (whole / "report.html").read_text(encoding="utf-8")
     for said in ("Two networks and a game", "generative adversarial network", "Probability of augmentation", "R3GAN"):
-        assert said in page, said
-    assert "epsilon" not in page and "read_as_requested" in json.loads((whole / "evaluation.json").read_text())
+        assert said in report, said
+    assert "epsilon" not in report and "read_as_requested" in json.loads((whole / "evaluation.json").read_text())
 
 
 def test_the_run_opens_as_its_generator_and_what_it_cannot_be_is_one_line(whole, tmp_path):
@@ -224,6 +237,15 @@ def test_the_run_opens_as_its_generator_and_what_it_cannot_be_is_one_line(whole,
         hub.load_pipeline(whole)
     with pytest.raises(hub.CheckpointError, match="MLPGenerator: no layout of another library holds this network"):
         export.export(whole, tmp_path / "there")
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_the_report_explains_what_was_chosen_and_nothing_else(name):
+    chosen = Settings(game=name, r1=0.0, gradient_penalty=10.0 if name == "wasserstein" else 0.0)
+    sections = page.parts(chosen, AdaptiveAugmentation(probability=0.1 if name == "hinge" else 0.0), 0.7)
+    content = "".join(text for part in ("before_training", "after_training") for _, text in sections[part].values())
+    assert "Truncation 0.7" in content and "Steepness costs" not in content
+    assert ("Gulrajani" in content) == (name == "wasserstein") and ("recoloured" in content) == (name == "hinge")
 
 
 def training_state(workdir):

@@ -129,7 +129,8 @@ def _augmented(augmentation: AdaptiveAugmentation) -> list[str]:
 
 def _training() -> str:
     return (
-        "<p>These losses do not fall like others: each side's depends on how good the other is at the time. What to "
+        "<p>These losses do not fall like others: each side's depends on how good the other is at the time; the "
+        "first one here is the discriminator's. What to "
         "look for is balance. Where the numbers for real and generated images move apart without end, the "
         "discriminator has won and teaches nothing more; where they meet, it has been fooled.</p>"
     )
