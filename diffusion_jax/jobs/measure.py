@@ -11,6 +11,7 @@ import functools
 from typing import Any
 
 import jax
+import numpy as np
 
 from diffusion_jax import data
 from diffusion_jax.config import ConfigError
@@ -20,6 +21,7 @@ from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.session import Session, write_json
 from diffusion_jax.metrics import features, foreign_statistics, measure, protocols, quantisation, statistics
 from diffusion_jax.metrics.features.extractor import Extractor
+from diffusion_jax.metrics.metric import Need
 from diffusion_jax.training.distributed import by_first
 from diffusion_jax.training.scoring import Scoring
 
@@ -45,8 +47,16 @@ class Scorer:
             )
         with section("evaluation"):
             measure.check_metrics(self.metrics, self._name)
+            measure.refuse_missing(self.metrics, self._missing)
             if self._config.keep_best:
                 _check_kept(self._config.keep_best, self.metrics)
+
+    @property
+    def _missing(self) -> dict[Need, str]:
+        """What a run does not have of what a metric could need image by image."""
+        has_labels = self._session.labels(np.arange(1)) is not None
+        needs = (Need.PROMPTS, Need.PAIRS) if has_labels else (Need.PROMPTS, Need.PAIRS, Need.LABELS)
+        return {need: "and this run draws from none" for need in needs}
 
     @property
     def _name(self) -> str:
@@ -127,7 +137,8 @@ class Scorer:
         )
         for images, count in generator.on_devices(num_images, params):
             extraction.add_sharded(_quantised(images, rule=self.quantisation), count)
-        return measure.side_of(extraction, self.published)
+        labels = self._session.labels(np.arange(num_images))
+        return measure.side_of(extraction, self.published, labels=labels)
 
     def protocol(self, num_images: int | None = None) -> dict[str, Any]:
         """What the numbers depend on."""

@@ -2,51 +2,28 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import sys
-import textwrap
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import tqdm
 
-from diffusion_jax.metrics import features, foreign_statistics, image_sets, measure, protocols, statistics
-from diffusion_jax.metrics.extraction import BATCH_SIZE, Extraction, Reading, extract
+from diffusion_jax.metrics import asked_for, features, foreign_statistics, image_sets, measure, protocols, statistics
+from diffusion_jax.metrics.extraction import Extraction, Reading, extract
 from diffusion_jax.metrics.features.extractor import Extractor
+from diffusion_jax.metrics.flags import UsageError, parser
 from diffusion_jax.metrics.image_sets import ImageSet, Loader
+from diffusion_jax.metrics.metric import Need
 from diffusion_jax.metrics.protocols import Protocol
 from diffusion_jax.metrics.statistics import Statistics
 from diffusion_jax.version import __version__
 
-PROGRAM = "./launch/local.sh metrics"
 BAD_INPUT = 2
-DESCRIPTION = """\
-Scores generated images against reference images or statistics. Prints one JSON object with every number and the
-protocol that it belongs to; everything else goes to stderr.
-"""
-EXAMPLES = """\
-examples:
-  {program} --generated samples/ --reference VIRTUAL_imagenet256_labeled.npz --weights inception.pth
-  {program} --generated samples.npz --reference train/ --protocol clean --metrics fid,kid,prc --weights inception.pth
-  {program} --generated samples/ --reference train/ --features efficientnet-lite0      # needs no download
-  {program} --reference train/ --save-statistics train.npz --weights inception.pth     # once, for later runs
-
---generated and --reference may be a folder (searched at every depth), a .zip or .tar of images, an .npz with uint8
-images, or tfds:NAME/SPLIT; --reference also a statistics file of this project, TTUR, pytorch-fid, ADM, EDM, clean-fid,
-score_sde, StyleGAN3, MeanFlow or torch-fidelity. Exit code 2 means bad input, such as images that cannot be read.
-"""
-
-
-class UsageError(ValueError):
-    """A command line that cannot be; the message is one line."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see --help")
 
 
 class BadImagesError(ValueError):
@@ -65,52 +42,6 @@ def main(argv: Sequence[str], loaders: Mapping[str, Loader] | None = None) -> in
         return BAD_INPUT
     print(json.dumps(result, indent=2))
     return 0
-
-
-def parser() -> argparse.ArgumentParser:
-    """The options."""
-    metrics = "".join(f"  {name:16}{text}\n" for name, text in measure.METRICS.items())
-    published = "".join(f"  {name:16}{protocol.reproduces}\n" for name, protocol in protocols.PROTOCOLS.items())
-    names = ", ".join(features.NAMES)
-    networks = textwrap.fill(names, 100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
-    result = _Parser(
-        prog=PROGRAM,
-        description=DESCRIPTION,
-        epilog="\n".join(
-            (
-                f"metrics:\n{metrics}",
-                f"features:\n{networks}\n",
-                f"protocols:\n{published}",
-                EXAMPLES.format(program=PROGRAM),
-            )
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = result.add_argument
-    add("--generated", metavar="SET", help="the images to score")
-    add("--reference", metavar="SET", help="real images, or a statistics file")
-    add("--metrics", metavar="LIST", help=f"names with commas; {','.join(measure.DEFAULT_METRICS)} where possible")
-    add(
-        "--features",
-        metavar="NAME",
-        default="inception",
-        help="the network, by the beginning of its name; inception by default",
-    )
-    add("--weights", metavar="FILE", help="the extractor's weights; otherwise those installed or cached")
-    add("--protocol", metavar="NAME", help=f"{', '.join(protocols.PROTOCOLS)}; by default the reference's, else tf")
-    add("--save-statistics", metavar="FILE", help="write the moments of --reference (without one, of --generated) here")
-    add("--skip-bad", action="store_true", help="leave unreadable images out instead of failing")
-    add("--force", action="store_true", help="compare even what was measured in different ways")
-    add("--fast", action="store_true", help="rounded arithmetic on accelerators; recorded, moves the numbers")
-    add(
-        "--no-intervals",
-        action="store_true",
-        help="no standard errors of fid and kid, which take time with many images",
-    )
-    add("--no-cache", action="store_true", help="neither read nor write the cache of reference statistics")
-    add("--batch-size", metavar="N", type=int, default=BATCH_SIZE, help=f"images at a time ({BATCH_SIZE})")
-    return result
 
 
 class Measurement:
@@ -133,7 +64,8 @@ class Measurement:
         reference = self._open_reference(name) if options.reference else None
         generated = image_sets.open_images(options.generated, self._loaders) if options.generated else None
         protocol = self._protocol(name, reference)
-        metrics = self._metrics(name, reference) if generated is not None else []
+        metrics = self._metrics(name, reference, generated) if generated is not None else []
+        asked = asked_for.read(options, generated) if generated is not None else {}
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *_: self._warn(str(message))  # not with its place in our source
@@ -150,13 +82,12 @@ class Measurement:
         result: dict[str, Any] = {}
         if generated is not None:
             is_saved = bool(options.save_statistics) and reference is None
-            # a later sFID needs its moments too
-            gathered = [*metrics, "sfid"] if is_saved and name == protocols.INCEPTION else metrics
-            fake = self._measure(generated, "generated", gathered, extractor, protocol)
+            fake = self._measure(generated, "generated", metrics, extractor, protocol, is_saved)
+            fake = dataclasses.replace(fake, **asked)
             self._warn_of_counts(fake, real, protocol, extractor)
-            if real is not None and "kid" in metrics:
-                self._warn_of_subsets(fake, real, protocol)
             result = measure.score(metrics, fake, real, protocol, say=_say, intervals=not options.no_intervals)
+            for line in measure.cautions(metrics, fake, real, protocol):
+                self._warn(line)
             if is_saved:
                 self._save(fake, made_by, generated.sha256(), generated.name)
         return result | {
@@ -194,22 +125,24 @@ class Measurement:
         implied = reference.made_by.get("protocol") if isinstance(reference, Statistics) else None
         return protocols.PROTOCOLS.get(str(implied)) or protocols.get(protocols.DEFAULT)
 
-    def _metrics(self, name: str, reference: Statistics | ImageSet | None) -> list[str]:
+    def _metrics(self, name: str, reference: Statistics | ImageSet | None, generated: ImageSet) -> list[str]:
         if self._options.metrics:
             wanted = [metric.strip() for metric in self._options.metrics.split(",") if metric.strip()]
         elif reference is None:
-            wanted = ["is"] if name == protocols.INCEPTION else []
+            alone = measure.DEFAULT_WITHOUT_REFERENCE
+            wanted = [metric for metric in alone if measure.METRICS[metric].refuses(name) is None]
         elif isinstance(reference, Statistics) and reference.rows is None and not reference.has_images:
-            wanted = ["fid"]
+            wanted = [metric for metric in measure.DEFAULT_METRICS if not measure.needs_rows([metric])]
         else:
             wanted = list(measure.DEFAULT_METRICS)
         measure.check_metrics(wanted, name)
         if isinstance(reference, Statistics) and reference.rows is None and not reference.has_images:
             measure.refuse_moments(wanted)
-        if reference is None and (needing := [metric for metric in wanted if metric != "is"]):
+        if reference is None and (needing := [metric for metric in wanted if measure.METRICS[metric].of_reference]):
             raise UsageError(f"--reference SET is missing, which metric {needing[0]!r} compares with")
         if not wanted and not self._options.save_statistics:
             raise UsageError("--reference SET is missing: without one only --metrics is can be computed")
+        measure.refuse_missing(wanted, asked_for.missing(self._options, reference, generated))
         return wanted
 
     def _compare(self, made_by: Mapping[str, Any], reference: Statistics | ImageSet | None) -> list[str]:
@@ -270,16 +203,24 @@ class Measurement:
         return side
 
     def _measure(
-        self, images: ImageSet, role: str, metrics: Sequence[str], extractor: Extractor, protocol: Protocol
+        self,
+        images: ImageSet,
+        role: str,
+        metrics: Sequence[str],
+        extractor: Extractor,
+        protocol: Protocol,
+        is_saved: bool = False,
     ) -> measure.Side:
         options = self._options
         is_generated = role == "generated"
+        is_whole = is_generated or measure.needing(Need.PAIRS, metrics) is not None
         extraction = measure.extraction_for(
             metrics,
             extractor,
             is_generated=is_generated,
             intervals=not options.no_intervals,
-            kept_places=None if is_generated else measure.reference_places(len(images), protocol),
+            is_saved=is_saved,
+            kept_places=None if is_whole else measure.reference_places(len(images), protocol),
         )
         title = f"--{role}"
         # In a file or a pipe a line now and then is enough.
@@ -338,14 +279,6 @@ class Measurement:
         sizes = [set(self._described.get(role, {}).get("sizes", {})) for role in ("generated", "reference")]
         if all(len(found) == 1 for found in sizes) and sizes[0] != sizes[1]:
             self._warn(f"--generated has images of {min(sizes[0])}, --reference of {min(sizes[1])}")
-
-    def _warn_of_subsets(self, fake: measure.Side, real: measure.Side, protocol: Protocol) -> None:
-        rows = [len(side.rows) for side in (fake, real) if side.rows is not None]
-        if min(rows, default=protocol.kernel_subset_size) < protocol.kernel_subset_size:
-            self._warn(
-                f"kid: its subsets are of {min(rows)} images and not of {protocol.kernel_subset_size}, so they are "
-                "nearly alike: look at the standard error, not at the deviation"
-            )
 
     def _save(self, side: measure.Side, made_by: Mapping[str, Any], digest: str | None, name: str) -> None:
         statistics.save(self._options.save_statistics, _statistics(side, made_by, digest, name))

@@ -1,56 +1,25 @@
-"""Which outputs a metric needs, what its numbers are called, and the numbers themselves."""
+"""What the asked metrics need, gathered from images, and their numbers."""
+
+from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
-from diffusion_jax.metrics import distances, features, kernels, neighbours, uncertainty
-from diffusion_jax.metrics.clip import clip_mmd
-from diffusion_jax.metrics.distances import Gaussian
+from diffusion_jax.metrics import features
 from diffusion_jax.metrics.extraction import Extraction
 from diffusion_jax.metrics.features.extractor import Extractor
-from diffusion_jax.metrics.protocols import CLIP, DINOV2, INCEPTION, Protocol
+from diffusion_jax.metrics.metric import Comparison, Metric, Need, Side
+from diffusion_jax.metrics.protocols import INCEPTION, Protocol
 from diffusion_jax.metrics.statistics import with_divisor
+from diffusion_jax.metrics.table import DEFAULT_METRICS, DEFAULT_WITHOUT_REFERENCE, METRICS
+
+__all__ = ["DEFAULT_METRICS", "DEFAULT_WITHOUT_REFERENCE", "METRICS", "Need", "Side"]
 
 FEATURES, SPATIAL, LOGITS = "features", "spatial", "logits_unbiased"
-# Groups of the jackknife.
-GROUPS = 10
-# metric -> what it is, for --help
-METRICS = {
-    "fid": "Frechet distance, with standard error and 95 % interval",
-    "sfid": "Frechet distance of spatial features (Inception only)",
-    "fid-infinity": "Frechet distance extrapolated to infinitely many generated images",
-    "is": "Inception Score (Inception only; needs no reference)",
-    "kid": "kernel distance: mean and deviation over subsets, and standard error of all",
-    "prc": "precision and recall",
-    "dc": "density and coverage",
-    "cmmd": "maximum mean discrepancy of CLIP embeddings (CLIP only)",
-}
-DEFAULT_METRICS: tuple[str, ...] = ("fid", "kid", "prc")
-# The beginnings of the names of numbers that are better when higher; all others are distances.
-_HIGHER = ("inception_score", "precision", "recall", "density", "coverage")
-# metrics that compare image with image, which moments alone do not allow
-_NEED_REFERENCE_ROWS = ("kid", "prc", "dc", "cmmd")
-
-
-@dataclasses.dataclass(frozen=True)
-class Side:
-    """One measured set: moments where they are known, rows where images were measured.
-
-    Attributes:
-      features, spatial: moments.
-      rows, logits: features [N, d] and logits without bias [N, 1008].
-      num_images: None for statistics that do not say.
-    """
-
-    features: Gaussian | None
-    spatial: Gaussian | None = None
-    rows: np.ndarray | None = None
-    logits: np.ndarray | None = None
-    num_images: int | None = None
 
 
 def resolve_features(name: str) -> str:
@@ -68,20 +37,23 @@ def check_metrics(metrics: Iterable[str], extractor: str) -> None:
     for metric in metrics:
         if metric not in METRICS:
             raise ValueError(f"metric {metric!r} is unknown; it can be {', '.join(METRICS)}")
-        if metric in ("sfid", "is") and extractor != INCEPTION:
-            raise ValueError(f"metric {metric!r} needs Inception's features, not those of {extractor}")
-        if metric == "cmmd" and not extractor.startswith("clip"):
-            raise ValueError(f"metric 'cmmd' needs CLIP's features (--features clip-vitl14-336), not {extractor}")
+        if (why := METRICS[metric].refuses(extractor)) is not None:
+            raise ValueError(f"metric {metric!r} {why}")
 
 
 def is_higher_better(name: str) -> bool:
     """Whether a number of `score` is better when it is higher."""
-    return name.startswith(_HIGHER)
+    return any(name.startswith(metric.higher_is_better) for metric in METRICS.values() if metric.higher_is_better)
+
+
+def needing(need: Need, metrics: Iterable[str]) -> str | None:
+    """The first of the metrics that needs this of either side; None if none does."""
+    return next((name for name in metrics if need in METRICS[name].of_generated | METRICS[name].of_reference), None)
 
 
 def needs_rows(metrics: Iterable[str]) -> bool:
     """Whether one of the metrics needs the reference's images and not only their moments."""
-    return bool(set(metrics) & set(_NEED_REFERENCE_ROWS))
+    return any(Need.ROWS in METRICS[metric].of_reference for metric in metrics)
 
 
 def extraction_for(
@@ -90,28 +62,45 @@ def extraction_for(
     *,
     is_generated: bool,
     intervals: bool = True,
+    is_saved: bool = False,
     mesh: Mesh | None = None,
     kept_places: np.ndarray | None = None,
 ) -> Extraction:
     """The extraction that gathers what these metrics need of one side; without intervals a FID needs moments alone.
 
-    kept_places: the images whose rows are kept, where rows are needed at all; None for all.
+    is_saved: moments of spatial features are gathered where there are any, as statistics files hold them, and as they
+    always are of a reference. kept_places: the images whose rows are kept, where rows are needed at all; None for all.
     """
-    metrics = set(metrics)
-    rows = needs_rows(metrics) or (is_generated and ("fid-infinity" in metrics or (intervals and "fid" in metrics)))
-    keep = ([FEATURES] if rows else []) + ([LOGITS] if is_generated and "is" in metrics else [])
-    spatial = [SPATIAL] if extractor.name == INCEPTION and (not is_generated or "sfid" in metrics) else []
-    return Extraction(extractor, mesh, moments_of=[FEATURES, *spatial], keep=keep, kept_places=kept_places)
+    chosen = [METRICS[metric] for metric in metrics]
+    needs = set[Need]().union(*(_needs(metric, is_generated, intervals) for metric in chosen))
+    keep = ([FEATURES] if Need.ROWS in needs else []) + ([LOGITS] if Need.LOGITS in needs else [])
+    is_spatial = extractor.name == INCEPTION and (not is_generated or is_saved or Need.SPATIAL in needs)
+    moments_of = [FEATURES, *([SPATIAL] if is_spatial else [])]
+    return Extraction(extractor, mesh, moments_of=moments_of, keep=keep, kept_places=kept_places)
+
+
+def _needs(metric: Metric, is_generated: bool, intervals: bool) -> frozenset[Need]:
+    if not is_generated:
+        return metric.of_reference
+    return metric.of_generated | metric.for_intervals if intervals else metric.of_generated
 
 
 def refuse_moments(metrics: Iterable[str]) -> None:
     """Raises ValueError for a metric that needs images, for a reference that has moments alone."""
     for metric in metrics:
-        if metric in _NEED_REFERENCE_ROWS:
+        if Need.ROWS in METRICS[metric].of_reference:
             raise ValueError(
                 f"metric {metric!r} compares image with image: --reference must hold images, and it holds moments; "
                 "metric 'fid' needs no more"
             )
+
+
+def refuse_missing(metrics: Iterable[str], missing: Mapping[Need, str]) -> None:
+    """Raises ValueError for a metric that needs what is missing; the values are the ends of the messages."""
+    for metric in metrics:
+        for need, why in missing.items():
+            if needing(need, [metric]):
+                raise ValueError(f"metric {metric!r} needs {need}, {why}")
 
 
 def reference_places(count: int, protocol: Protocol) -> np.ndarray | None:
@@ -124,8 +113,8 @@ def reference_places(count: int, protocol: Protocol) -> np.ndarray | None:
     return places
 
 
-def side_of(extraction: Extraction, protocol: Protocol) -> Side:
-    """What an extraction gathered. Raises ValueError for fewer than two images."""
+def side_of(extraction: Extraction, protocol: Protocol, **asked: Any) -> Side:
+    """What an extraction gathered, and the labels or prompts. Raises ValueError for fewer than two images."""
     divisor = protocol.covariance_divisor
     spatial = with_divisor(extraction.moments(SPATIAL), divisor) if SPATIAL in extraction.moments_of else None
     return Side(
@@ -134,6 +123,7 @@ def side_of(extraction: Extraction, protocol: Protocol) -> Side:
         extraction.rows(FEATURES) if FEATURES in extraction.keep else None,
         extraction.rows(LOGITS) if LOGITS in extraction.keep else None,
         extraction.count,
+        **asked,
     )
 
 
@@ -150,126 +140,48 @@ def score(
 
     Raises ValueError where a side lacks what a metric needs.
     """
-    names = Names(protocol.extractor)
     result: dict[str, Any] = {}
-    for metric in metrics:
-        say(METRICS[metric].split(",")[0].split(":")[0])
-        if metric == "is":
-            result |= _inception_score(generated, protocol)
-            continue
-        if reference is None:
-            raise ValueError(f"metric {metric!r} compares with a reference: give --reference")
-        if metric in _NEED_REFERENCE_ROWS:
-            if generated.rows is None or reference.rows is None:
-                raise ValueError(f"metric {metric!r} compares image with image: --reference must hold images")
-            result |= _by_image(metric, generated.rows, reference.rows, protocol, names, intervals)
-        elif metric == "sfid":
-            if generated.spatial is None or reference.spatial is None:
-                raise ValueError("metric 'sfid' needs mu_s and sigma_s, which --reference lacks")
-            result["sfid"] = generated.spatial.distance(reference.spatial)
-        else:
-            result |= _frechet(metric, generated, reference, protocol, names, intervals)
+    compared = Comparison(generated, reference or Side(None), protocol, intervals)
+    for name in metrics:
+        metric = METRICS[name]
+        say(metric.help.split(",")[0].split(":")[0])
+        _check_sides(metric, generated, reference)
+        result |= metric.compute(compared)
     return result
+
+
+def cautions(metrics: Iterable[str], generated: Side, reference: Side | None, protocol: Protocol) -> list[str]:
+    """What a reader of the metrics' numbers should know, a line each."""
+    compared = Comparison(generated, reference or Side(None), protocol)
+    said = (METRICS[name].caution(compared) for name in metrics)
+    return [line for line in said if line is not None]
+
+
+def _check_sides(metric: Metric, generated: Side, reference: Side | None) -> None:
+    name, needs = metric.name, metric.of_generated | metric.of_reference
+    if metric.of_reference and reference is None:
+        raise ValueError(f"metric {name!r} compares with a reference: give --reference")
+    if Need.ROWS in metric.of_reference and (generated.rows is None or reference is None or reference.rows is None):
+        raise ValueError(f"metric {name!r} compares image with image: --reference must hold images")
+    if Need.SPATIAL in needs and (generated.spatial is None or reference is None or reference.spatial is None):
+        raise ValueError(f"metric {name!r} needs mu_s and sigma_s, which --reference lacks")
+    for need, given in ((Need.LABELS, generated.labels), (Need.PROMPTS, generated.prompts)):
+        if need in needs and (given is None or len(given) != generated.num_images):
+            there = 0 if given is None else len(given)
+            raise ValueError(f"metric {name!r} needs {need}: there are {there} for {generated.num_images} images")
+    if Need.PAIRS in needs and reference is not None and generated.num_images != reference.num_images:
+        raise ValueError(
+            f"metric {name!r} compares image i with image i: there are {generated.num_images} generated images and "
+            f"{reference.num_images} of the reference"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """What a formula is called of these features; FID, FD-DINOv2 and CMMD are names of one network each."""
+    """What the numbers of these features are called."""
 
     extractor: str
 
-    @property
-    def frechet(self) -> str:
-        if self.extractor == INCEPTION:
-            return "fid"
-        if self.extractor == DINOV2:
-            return "fd_dinov2"
-        return f"frechet_distance_{self.slug}"
-
-    @property
-    def kernel(self) -> str:
-        return "kid" if self.extractor == INCEPTION else f"kernel_distance_{self.slug}"
-
-    @property
-    def cmmd(self) -> str:
-        return "cmmd" if self.extractor == CLIP else f"cmmd_{self.slug}"
-
-    @property
-    def slug(self) -> str:
-        return self.extractor.replace("-", "_")
-
     def main(self, metric: str) -> str:
         """The number that stands for a metric: its key in the result of `score`."""
-        keys = {
-            "fid": self.frechet,
-            "fid-infinity": f"{self.frechet}_infinity",
-            "is": "inception_score",
-            "kid": self.kernel,
-            "prc": self.plain("precision"),
-            "dc": self.plain("coverage"),
-            "cmmd": self.cmmd,
-        }
-        return keys.get(metric, metric)
-
-    def plain(self, name: str) -> str:
-        """precision, recall, density, coverage"""
-        return name if self.extractor == INCEPTION else f"{name}_{self.slug}"
-
-
-def _frechet(
-    metric: str, generated: Side, reference: Side, protocol: Protocol, names: Names, intervals: bool
-) -> dict[str, Any]:
-    assert generated.features is not None
-    if reference.features is None:
-        raise ValueError("metric 'fid' needs the reference's moments")
-    if len(generated.features.mean) != len(reference.features.mean):
-        raise ValueError(
-            f"--reference has {len(reference.features.mean)} features and --generated "
-            f"{len(generated.features.mean)}: they are of different networks"
-        )
-    if metric == "fid-infinity":
-        assert generated.rows is not None
-        value = uncertainty.frechet_infinity(generated.rows, reference.features)
-        return {f"{names.frechet}_infinity": value}
-    result: dict[str, Any] = {names.frechet: generated.features.distance(reference.features)}
-    if intervals and generated.rows is not None and len(generated.rows) >= 2 * GROUPS:
-        interval = uncertainty.frechet_interval(uncertainty.parts(generated.rows, GROUPS), reference.features)
-        result[f"{names.frechet}_standard_error"] = interval.standard_error
-        result[f"{names.frechet}_interval_95"] = [interval.low, interval.high]
-    return result
-
-
-def _inception_score(generated: Side, protocol: Protocol) -> dict[str, Any]:
-    assert generated.logits is not None
-    logits = generated.logits
-    if protocol.score_shuffle_seed is not None:
-        logits = logits[np.random.RandomState(protocol.score_shuffle_seed).permutation(len(logits))]
-    splits = min(protocol.score_splits(len(logits)), len(logits))
-    mean, std = distances.inception_score(logits, splits)
-    result: dict[str, Any] = {"inception_score": mean, "inception_score_std": std}
-    if splits > 1:  # the splits are disjoint, so their spread is that of their mean
-        result["inception_score_standard_error"] = std / np.sqrt(splits - 1)
-    return result
-
-
-def _by_image(
-    metric: str, generated: np.ndarray, reference: np.ndarray, protocol: Protocol, names: Names, intervals: bool
-) -> dict[str, Any]:
-    if metric == "cmmd":
-        return {names.cmmd: clip_mmd(reference, generated)}
-    if metric == "kid":
-        size = min(protocol.kernel_subset_size, len(generated), len(reference))
-        mean, std = kernels.kernel_distance(generated, reference, protocol.kernel_subsets, size)
-        name = names.kernel
-        result: dict[str, Any] = {name: mean, f"{name}_std": std, f"{name}_subset_size": size}
-        if intervals:  # three kernel matrices of all images
-            whole, error = kernels.kernel_distance_error(generated, reference)
-            result |= {f"{name}_all_images": whole, f"{name}_standard_error": error}
-        return result
-    if metric == "prc":
-        precision, recall = neighbours.precision_recall(
-            reference, generated, protocol.neighbours, protocol.neighbour_precision
-        )
-        return {names.plain("precision"): precision, names.plain("recall"): recall}
-    density, coverage = neighbours.density_coverage(reference, generated)
-    return {names.plain("density"): density, names.plain("coverage"): coverage}
+        return METRICS[metric].number(self.extractor)

@@ -11,9 +11,9 @@ from diffusion_jax.jobs import measure, run, sweep_scores
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.methods.diffusion import sampled_by
-from diffusion_jax.metrics import features
+from diffusion_jax.metrics import features, table
 from tests.configs import tiny
-from tests.metrics import toy
+from tests.metrics import toy, toy_metric
 
 KEY = "frechet_distance_classifier_digits"
 
@@ -166,3 +166,24 @@ def test_sweeps_that_cannot_be_are_named(tmp_path):
     unconditional.sampling.guidance_scale = 1.0
     with pytest.raises(ConfigError, match="sweep_guidance needs a class-conditional method"):
         sweep_scores.sweep(Session(unconditional, tmp_path))
+
+
+def test_a_metric_of_a_line_in_the_table_is_scored_in_training(trained, monkeypatch):
+    """Of the labels that the images were asked for; a run has no prompts, which is refused in one line."""
+    _, session = trained
+    monkeypatch.setitem(table.METRICS, "class-spread", toy_metric.SPREAD)
+    monkeypatch.setitem(table.METRICS, "prompt-length", toy_metric.LENGTH)
+    monkeypatch.setitem(session.config.evaluation, "metrics", ("class-spread",))
+    monkeypatch.setitem(session.config.evaluation, "keep_best", "class-spread")
+    scoring = measure.training_scores(session)
+    assert scoring.best_by == "class_spread_classifier_digits" and scoring.higher_is_better
+    scores = scoring.evaluate(30, session.parameters[1])
+    images, _ = Generator(session).draw(40)
+    scorer = measure.Scorer(session)
+    rows = np.asarray(scorer.extractor.apply(scorer.extractor.params, np.repeat(images, 3, -1))["features"])
+    means = np.stack([rows[np.arange(40) % 10 == label].mean(0) for label in range(10)])
+    expected = (means.max(0) - means.min(0)).max()
+    assert scores == {"class_spread_classifier_digits": pytest.approx(expected, rel=1e-4)}
+    monkeypatch.setitem(session.config.evaluation, "metrics", ("prompt-length",))
+    with pytest.raises(ConfigError, match="metric 'prompt-length' needs prompts, and this run draws from none"):
+        measure.Scorer(session)
