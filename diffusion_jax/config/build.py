@@ -17,7 +17,7 @@ from diffusion_jax.config.experiment import Experiment
 from diffusion_jax.config.section import ConfigError, errors
 from diffusion_jax.data.sources import Split
 from diffusion_jax.diffusion.arrays import key_of_seed
-from diffusion_jax.methods.latents import Decoder
+from diffusion_jax.methods.latent_space import Decoder
 from diffusion_jax.methods.method import Context, Method
 from diffusion_jax.methods.registry import METHODS
 from diffusion_jax.training import ema, optimizer, power_ema
@@ -86,7 +86,7 @@ def optimization(config: Experiment, built: Any = None) -> tuple[Optimizers, Any
 
 def _descent(
     config: Experiment, name: str, built: Any, part: str
-) -> tuple[optax.GradientTransformation, optimizer.Schedule]:
+) -> tuple[optax.GradientTransformation, optimizer.LearningRate]:
     chosen, training = config[name], config.training
     steps = training.num_steps if built is None else math.ceil(training.num_steps * updates_per_step(built, part))
     with chosen.errors():

@@ -24,6 +24,11 @@ def bcast(coefficient: jax.Array, like: jax.Array) -> jax.Array:
     return jnp.reshape(coefficient, coefficient.shape + (1,) * (like.ndim - coefficient.ndim)).astype(like.dtype)
 
 
+def noised(x0: Number, noise: Number, alpha: Number, sigma: Number) -> Number:
+    """x_t = alpha x_0 + sigma noise, a sample of q(x_t | x_0), for coefficients that broadcast against both."""
+    return alpha * x0 + sigma * noise
+
+
 # Seeds have 64 bits, as PyTorch's.
 LARGEST_SEED = 2**64 - 1
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.diffusion import preconditioning
-from diffusion_jax.diffusion.arrays import Number, bcast, namespace
+from diffusion_jax.diffusion.arrays import Number, bcast, namespace, noised
 from diffusion_jax.options import described
 
 TIME_RULES = ("linspace", "trailing")
@@ -63,7 +63,7 @@ class ContinuousProcess(abc.ABC):
         return 2 * (xp.log(self.alpha(t)) - xp.log(self.sigma(t)))
 
     def add_noise(self, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-        return bcast(self.alpha(t), x0) * x0 + bcast(self.sigma(t), x0) * noise
+        return noised(x0, noise, bcast(self.alpha(t), x0), bcast(self.sigma(t), x0))
 
     def ratio_range(self) -> tuple[float, float]:
         """The noise-to-signal ratios at t_end and t_max; the second is infinite where no signal is left."""

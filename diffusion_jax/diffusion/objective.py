@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.diffusion import prediction as predictions
 from diffusion_jax.diffusion import variational
-from diffusion_jax.diffusion.arrays import bcast, standard_normal
+from diffusion_jax.diffusion.arrays import bcast, noised, standard_normal
 from diffusion_jax.diffusion.process import DiscreteProcess, Process
 from diffusion_jax.diffusion.time_sampler import LossSecondMoment
 from diffusion_jax.diffusion.weighting import Weighting
@@ -115,7 +115,7 @@ class Objective:
         """
         alpha, sigma = self.process.alpha(t), self.process.sigma(t)
         call = predictions.interface(self.prediction, t, alpha, sigma)
-        x_t = bcast(alpha, x0) * x0 + bcast(sigma, x0) * noise
+        x_t = noised(x0, noise, bcast(alpha, x0), bcast(sigma, x0))
         output = network(bcast(call.input_scale, x0) * x_t, call.timestep).astype(
             jnp.promote_types(x0.dtype, jnp.float32)
         )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.diffusion.arrays import Number, bcast, namespace
+from diffusion_jax.diffusion.arrays import Number, bcast, namespace, noised
 from diffusion_jax.diffusion.continuous import EDM, VESDE, VPSDE, RectifiedFlow, SubVPSDE
 from diffusion_jax.options import check_least, described
 
@@ -50,7 +50,7 @@ class Process(Protocol):
 
 def perturb(process: Process, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
     """x_t = alpha_t x_0 + sigma_t noise, for x0 and noise [B, ...] and t [B] or a scalar."""
-    return bcast(process.alpha(t), x0) * x0 + bcast(process.sigma(t), x0) * noise
+    return noised(x0, noise, bcast(process.alpha(t), x0), bcast(process.sigma(t), x0))
 
 
 # --- Beta schedules: float64 [num_timesteps]. -------------------------------------------------------------------

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.diffusion import prediction as predictions
-from diffusion_jax.diffusion.arrays import bcast, standard_normal
+from diffusion_jax.diffusion.arrays import bcast, noised, standard_normal
 from diffusion_jax.diffusion.process import DiscreteProcess
 
 # Half the distance between neighbouring uint8 values on [-1, 1].
@@ -160,7 +160,7 @@ def bits_per_dimension(
         else:
             unit = standard_normal(jax.random.fold_in(base_key, i), x0.shape, x0.dtype)
         alpha, sigma = bcast(chain.alpha(t), x0), bcast(chain.sigma(t), x0)
-        x_t = alpha * x0 + sigma * unit
+        x_t = noised(x0, unit, alpha, sigma)
         output = network(x_t, jnp.asarray(visited)[t])
         if variance == "learned_range":
             output, fraction = jnp.split(output, 2, axis=-1)

@@ -24,7 +24,7 @@ from diffusion_jax import batching, data, hub  # noqa: E402
 from diffusion_jax.data.sources import latents as stored  # noqa: E402
 from diffusion_jax.hub.files import check_writable  # noqa: E402
 from diffusion_jax.jobs.session import write_json  # noqa: E402
-from diffusion_jax.methods import latents  # noqa: E402
+from diffusion_jax.methods import latent_space  # noqa: E402
 from diffusion_jax.models.autoencoder import AutoencoderKL  # noqa: E402
 
 BAD_INPUT = 2
@@ -59,7 +59,7 @@ def encode(
       ValueError: an image that cannot be read, or of a size that the autoencoder cannot halve.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    run = jax.jit(functools.partial(latents.encode, autoencoder, unit_range=unit_range))
+    run = jax.jit(functools.partial(latent_space.encode, autoencoder, unit_range=unit_range))
     rows, labels, done, shard = [], [], 0, 0
     total = squares = np.zeros(())
     with tqdm.tqdm(total=len(source), desc=folder.name, unit="image", disable=not sys.stderr.isatty()) as bar:

@@ -7,7 +7,7 @@ import time
 
 import jax
 
-from diffusion_jax.jobs import measure, sweep_scores
+from diffusion_jax.jobs import scorer, sweep_scores
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.metrics import scores
@@ -31,7 +31,7 @@ def evaluate(session: Session) -> None:
     # More could not be compared, and would not fit in memory; the scores of known features are of all.
     generated, requested = generator.draw(min(config.evaluation.num_images, limit), title="evaluation")
     own = session.method.scores(session)
-    published = measure.final_scores(session, generator)
+    published = scorer.final_scores(session, generator)
     swept = sweep_scores.sweep(session)
 
     begun = time.monotonic()

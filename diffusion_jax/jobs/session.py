@@ -22,7 +22,7 @@ from diffusion_jax.config import ConfigError, Experiment, build, saved
 from diffusion_jax.config.check import check, flatten
 from diffusion_jax.config.quick import shrink
 from diffusion_jax.figures.files import write_atomically
-from diffusion_jax.methods.latents import Decoder
+from diffusion_jax.methods.latent_space import Decoder
 from diffusion_jax.methods.method import Method
 from diffusion_jax.metrics.classifier import Classifier, train_classifier
 from diffusion_jax.metrics.devices import on_every_device

@@ -12,7 +12,7 @@ import tqdm
 from diffusion_jax.config import build
 from diffusion_jax.figures import score_curves
 from diffusion_jax.jobs.generate import Generator
-from diffusion_jax.jobs.measure import Scorer
+from diffusion_jax.jobs.scorer import Scorer
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.metrics import measure
 

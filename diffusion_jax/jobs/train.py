@@ -10,8 +10,8 @@ from diffusion_jax import data
 from diffusion_jax.config import build
 from diffusion_jax.jobs import cost, starting
 from diffusion_jax.jobs.generate import Generator
-from diffusion_jax.jobs.measure import training_scores
 from diffusion_jax.jobs.sample import sheet
+from diffusion_jax.jobs.scorer import training_scores
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.training import loop
 from diffusion_jax.training.checkpoints import newest_step

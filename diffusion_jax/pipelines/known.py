@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.diffusion.arrays import noised
 from diffusion_jax.diffusion.samplers import Sampler
 from diffusion_jax.diffusion.samplers.core import Predict
 
@@ -51,8 +52,7 @@ def hold_known(
     following = jnp.concatenate([levels[1:], jnp.array([[1.0, 0.0]], levels.dtype)])
 
     def held(x: jax.Array, row: jax.Array) -> jax.Array:
-        alpha, sigma = following[row]
-        return mask * x + (1 - mask) * (alpha * known + sigma * noise)
+        return mask * x + (1 - mask) * noised(known, noise, *following[row])
 
     return held
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.diffusion import guidance, samplers
+from diffusion_jax.diffusion.arrays import noised
 from diffusion_jax.diffusion.samplers import Sampler
 from diffusion_jax.models.conditional_unet import guidance_embedding
 from diffusion_jax.pipelines import adapters, latents, text
@@ -136,7 +137,7 @@ class Programs:
             unit = dataclasses.replace(sampler, init_noise_sigma=1.0)
             noise = samplers.initial_noise(unit, arrays["keys"], shape)
         alpha, sigma = settings["level"]
-        start = sigma * noise if known is None else alpha * known + sigma * noise
+        start = sigma * noise if known is None else noised(known, noise, alpha, sigma)
 
         denoiser = Denoiser(self.network, self.family, self.controls)
         call = functools.partial(denoiser.predict, params, sampler, settings["control"])

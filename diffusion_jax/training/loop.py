@@ -42,7 +42,7 @@ from diffusion_jax.training.method import (
     drawn_with,
     updates_per_step,
 )
-from diffusion_jax.training.optimizer import Schedule
+from diffusion_jax.training.optimizer import LearningRate
 from diffusion_jax.training.power_ema import PosthocEMA
 from diffusion_jax.training.scoring import Scorekeeper, Scoring
 from diffusion_jax.training.state import Optimizers, TrainState
@@ -135,7 +135,7 @@ def train(
     workdir: str | os.PathLike[str],
     *,
     optimizer: Optimizers,
-    learning_rate: Schedule | Mapping[str, Schedule],
+    learning_rate: LearningRate | Mapping[str, LearningRate],
     ema_decay: ema.Decay,
     mesh: Mesh,
     options: TrainingOptions,
@@ -358,7 +358,7 @@ def _write_timing(workdir: Path, timing: Timing) -> None:
 
 
 def _rates(
-    method: Method | AlternatingMethod, learning_rate: Schedule | Mapping[str, Schedule], steps: int
+    method: Method | AlternatingMethod, learning_rate: LearningRate | Mapping[str, LearningRate], steps: int
 ) -> dict[str, float]:
     """The learning rate of each part after so many steps."""
     return {

@@ -18,10 +18,10 @@ from diffusion_jax.options import described, unknown
 # The parameters as they have to be after an update.
 Projection = Callable[[Any], Any]
 # The learning rate from the number of updates made before (int32 scalar).
-Schedule = Callable[[Any], jax.Array]
+LearningRate = Callable[[Any], jax.Array]
 
 # An update rule with its options, for a learning rate.
-Rule = Callable[[Schedule], optax.GradientTransformation]
+Rule = Callable[[LearningRate], optax.GradientTransformation]
 
 _BETAS = {
     "b1": "decay of the mean of the gradients",
@@ -101,7 +101,7 @@ def make_optimizer(
     eps: float | None = None,
     weight_decay: float | None = None,
     momentum: float | None = None,
-) -> tuple[optax.GradientTransformation, Schedule]:
+) -> tuple[optax.GradientTransformation, LearningRate]:
     """An optimiser and its learning rate as a function of the number of updates made before.
 
     Warm-up is DDPM's, learning_rate * min(step / warmup_steps, 1) (Ho et al. 2020, released code), so that the first
@@ -155,7 +155,7 @@ def make_schedule(
     schedule: str = "constant",
     num_steps: int | None = None,
     decay_start: int | None = None,
-) -> Schedule:
+) -> LearningRate:
     """The learning rate as a function of the number of updates made before; arguments as in `make_optimizer`."""
     if schedule not in (*SCHEDULES, INVERSE_SQRT):
         raise unknown("optimizer.schedule", schedule, (*SCHEDULES, INVERSE_SQRT))

@@ -8,7 +8,7 @@ import pytest
 
 from diffusion_jax import data, hub
 from diffusion_jax.jobs import encode
-from diffusion_jax.methods.latents import LatentSpace, decode
+from diffusion_jax.methods.latent_space import LatentSpace, decode
 from tests.hub import folders
 
 

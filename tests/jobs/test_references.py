@@ -11,7 +11,7 @@ from diffusion_jax import data, metrics
 from diffusion_jax.config import build
 from diffusion_jax.jobs import references
 from diffusion_jax.jobs.session import Session
-from diffusion_jax.methods.latent_diffusion.model import LatentDiffusion
+from diffusion_jax.methods.latent_diffusion.model import DiffusionOfLatents
 from diffusion_jax.metrics import protocols
 from tests.configs import tiny
 from tests.jobs.test_latent_run import config_for
@@ -112,7 +112,7 @@ def test_moments_of_latents_are_kept_by_how_they_are_decoded(made, tmp_path, mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     session = Session(config_for_devices(made), tmp_path)
     first = measured(session, session.train_source)
-    assert isinstance(session.model, LatentDiffusion)
+    assert isinstance(session.model, DiffusionOfLatents)
     space = dataclasses.replace(session.model.space, unit_range=True)
     session.model = dataclasses.replace(session.model, space=space)
     session.decoder = build.decoder(session.config, session.model)

@@ -7,12 +7,12 @@ import numpy as np
 from diffusion_jax.diffusion import process, samplers
 from diffusion_jax.diffusion.objective import Objective
 from diffusion_jax.diffusion.weighting import simple
-from diffusion_jax.methods.latent_diffusion.model import LatentDiffusion
-from diffusion_jax.methods.latents import LatentSpace
+from diffusion_jax.methods.latent_diffusion.model import DiffusionOfLatents
+from diffusion_jax.methods.latent_space import LatentSpace
 from tests.methods.test_diffusion import Echo
 
 CHAIN = process.cosine(50)
-METHOD = LatentDiffusion(
+METHOD = DiffusionOfLatents(
     Echo(),
     Objective(CHAIN, "sample", simple()),
     samplers.ddpm(CHAIN, "sample", 2, clip=None),

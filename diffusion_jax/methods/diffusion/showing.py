@@ -12,7 +12,7 @@ from diffusion_jax import data
 from diffusion_jax.diffusion.arrays import standard_normal
 from diffusion_jax.diffusion.process import Process
 from diffusion_jax.figures import strips
-from diffusion_jax.methods.latents import Decoder
+from diffusion_jax.methods.latent_space import Decoder
 from diffusion_jax.methods.method import Run
 
 DENOISING, NOISING = "denoising.png", "forward_noising.png"

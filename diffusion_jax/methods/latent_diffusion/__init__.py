@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from diffusion_jax.data.sources import haar_digits
-from diffusion_jax.methods import latents
 from diffusion_jax.methods.diffusion import DiffusionMethod
 from diffusion_jax.methods.diffusion.settings import SECTIONS
-from diffusion_jax.methods.latent_diffusion.model import LatentDiffusion
-from diffusion_jax.methods.latents import Decoder, LatentSpace
+from diffusion_jax.methods.latent_diffusion.model import DiffusionOfLatents
+from diffusion_jax.methods.latent_space import Decoder, LatentSpace, decode
 from diffusion_jax.methods.method import Config, Context
 from diffusion_jax.options import described, section
 
@@ -65,8 +64,8 @@ class LatentDiffusionMethod(DiffusionMethod):
             config.data.name = "haar_digits"
             config.latents.update({"mean": None, "std": None, "vae": None, "unit_range": False})
 
-    def _model(self, config: Config, context: Context, fields: dict[str, Any]) -> LatentDiffusion:
-        return LatentDiffusion(**fields, space=latent_space(config, context))
+    def _model(self, config: Config, context: Context, fields: dict[str, Any]) -> DiffusionOfLatents:
+        return DiffusionOfLatents(**fields, space=latent_space(config, context))
 
     def decoder(self, config: Config, model: Any, context: Context) -> Decoder:
         space = model.space
@@ -82,7 +81,7 @@ class LatentDiffusionMethod(DiffusionMethod):
                     f"vae {folder!r} holds {type(autoencoder).__name__}, which is no autoencoder with latents of "
                     f"{config.data.channels} channels"
                 )
-            return Decoder(functools.partial(latents.decode, autoencoder, space=space), params, space)
+            return Decoder(functools.partial(decode, autoencoder, space=space), params, space)
 
 
 def latent_space(config: Config, context: Context) -> LatentSpace:

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 
 from diffusion_jax.methods.diffusion.model import Diffusion
 from diffusion_jax.methods.examples import Batch, example_keys
-from diffusion_jax.methods.latents import LatentSpace
+from diffusion_jax.methods.latent_space import LatentSpace
 
 
 @dataclasses.dataclass(frozen=True)
-class LatentDiffusion(Diffusion):
+class DiffusionOfLatents(Diffusion):
     """As `Diffusion`, where a batch's "image" holds latents, or their means and standard deviations [B, H, W, 2 C].
 
     Images are drawn anew from their Gaussians at every step, and what is sampled, [N, H, W, C] in `space`, is not

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.methods.latents import LatentSpace
+from diffusion_jax.methods.latent_space import LatentSpace
 
 SPACE = LatentSpace(mean=(5.81, 3.25, 0.12, -2.15), std=(4.17, 4.62, 3.71, 3.28), final_std=0.5)
 

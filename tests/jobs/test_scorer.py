@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_jax import data, metrics
 from diffusion_jax.config import ConfigError
-from diffusion_jax.jobs import measure, run, sweep_scores
+from diffusion_jax.jobs import run, scorer, sweep_scores
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.methods.diffusion import sampled_by
@@ -52,13 +52,13 @@ def test_training_is_scored(trained):
     step, params = session.parameters
     assert step == best_step
     images, _ = Generator(session).draw(40)
-    scorer = measure.Scorer(session)
-    outputs = scorer.extractor.apply(scorer.extractor.params, np.repeat(images, 3, -1))
+    scores = scorer.Scorer(session)
+    outputs = scores.extractor.apply(scores.extractor.params, np.repeat(images, 3, -1))
     held_out, _ = data.load_arrays(session.test_source, limit=200)
-    reference = scorer.extractor.apply(scorer.extractor.params, np.repeat(held_out, 3, -1))
+    reference = scores.extractor.apply(scores.extractor.params, np.repeat(held_out, 3, -1))
     expected = metrics.frechet_distance(*(m for o in (outputs, reference) for m in metrics.moments(o["features"])))
     assert scored[best_step][KEY] == pytest.approx(expected, rel=1e-4)
-    assert scorer.score(Generator(session), params)[KEY] == pytest.approx(expected, rel=1e-4)
+    assert scores.score(Generator(session), params)[KEY] == pytest.approx(expected, rel=1e-4)
 
 
 def test_sweep(trained):
@@ -76,13 +76,13 @@ def test_sweep(trained):
 def test_evaluation_in_known_features(trained, monkeypatch):
     """Images as those of the sample job, compared with the training split, with standard errors."""
     _, session = trained
-    assert measure.final_scores(session, Generator(session)) is None  # no features are asked for
+    assert scorer.final_scores(session, Generator(session)) is None  # no features are asked for
     known = toy.extractor("efficientnet-lite0")
     monkeypatch.setattr(features, "load", lambda *rest, **more: known)
     monkeypatch.setenv("XDG_CACHE_HOME", str(session.workdir))
     session.config.evaluation.features = "efficientnet"
     try:
-        found = measure.final_scores(session, Generator(session))
+        found = scorer.final_scores(session, Generator(session))
     finally:
         session.config.evaluation.features = None
     images, _ = Generator(session).draw(40)
@@ -111,14 +111,14 @@ def test_generated_images_are_quantised_as_the_config_says(trained, monkeypatch,
             yield images, count
 
     monkeypatch.setattr(generator, "on_devices", keep)
-    scorer = measure.Scorer(session)
-    side = scorer.generated(generator, session.parameters[1], 40, intervals=False)
+    scores = scorer.Scorer(session)
+    side = scores.generated(generator, session.parameters[1], 40, intervals=False)
     levels = np.clip((np.concatenate(drawn) + 1) * np.float32(127.5) + (0.5 if rule == "half_up" else 0), 0, 255)
     shown = levels if rule == "none" else np.floor(levels).astype(np.uint8)
     apply = known.apply_unrounded if rule == "none" else known.apply
     mean, _ = metrics.moments(apply(known.params, shown)["features"])
     np.testing.assert_allclose(side.features.mean, mean, atol=1e-6)
-    assert scorer.protocol(40)["quantisation"] == rule
+    assert scores.protocol(40)["quantisation"] == rule
 
 
 def test_a_sweep_keeps_the_options_that_a_sampler_takes(trained):
@@ -151,7 +151,7 @@ def test_a_sweep_keeps_the_options_that_a_sampler_takes(trained):
 )
 def test_settings_that_cannot_be_are_named(tmp_path, settings, message):
     with pytest.raises(ConfigError, match=message):
-        measure.training_scores(Session(config(**settings), tmp_path))
+        scorer.training_scores(Session(config(**settings), tmp_path))
 
 
 def test_sweeps_that_cannot_be_are_named(tmp_path):
@@ -175,15 +175,15 @@ def test_a_metric_of_a_line_in_the_table_is_scored_in_training(trained, monkeypa
     monkeypatch.setitem(table.METRICS, "prompt-length", toy_metric.LENGTH)
     monkeypatch.setitem(session.config.evaluation, "metrics", ("class-spread",))
     monkeypatch.setitem(session.config.evaluation, "keep_best", "class-spread")
-    scoring = measure.training_scores(session)
+    scoring = scorer.training_scores(session)
     assert scoring.best_by == "class_spread_classifier_digits" and scoring.higher_is_better
-    scores = scoring.evaluate(30, session.parameters[1])
+    found = scoring.evaluate(30, session.parameters[1])
     images, _ = Generator(session).draw(40)
-    scorer = measure.Scorer(session)
-    rows = np.asarray(scorer.extractor.apply(scorer.extractor.params, np.repeat(images, 3, -1))["features"])
+    scores = scorer.Scorer(session)
+    rows = np.asarray(scores.extractor.apply(scores.extractor.params, np.repeat(images, 3, -1))["features"])
     means = np.stack([rows[np.arange(40) % 10 == label].mean(0) for label in range(10)])
     expected = (means.max(0) - means.min(0)).max()
-    assert scores == {"class_spread_classifier_digits": pytest.approx(expected, rel=1e-4)}
+    assert found == {"class_spread_classifier_digits": pytest.approx(expected, rel=1e-4)}
     monkeypatch.setitem(session.config.evaluation, "metrics", ("prompt-length",))
     with pytest.raises(ConfigError, match="metric 'prompt-length' needs prompts, and this run draws from none"):
-        measure.Scorer(session)
+        scorer.Scorer(session)
