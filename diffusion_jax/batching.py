@@ -1,4 +1,4 @@
-"""Rows in batches of one shape, so that one program serves them all: the last batch is filled up and cut again."""
+"""Rows go in batches of one shape, so that one program serves them all: the last is filled up and cut again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def rounded_up(count: int, multiple: int) -> int:
-    """The next number of rows that divides among so many, devices for example."""
+    """Gives the next number of rows that divides among so many, devices for example."""
     return -(-count // multiple) * multiple
 
 
@@ -21,12 +21,12 @@ def places(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def filled(tree: Any, size: int) -> Any:
-    """Arrays [n, ...], n from 1 to `size`, as [size, ...]: the last row stands again in what is missing."""
+    """Fills arrays [n, ...], n from 1 to `size`, up to [size, ...] with their last row."""
     return jax.tree.map(lambda array: array if len(array) == size else _rows(array, np.arange(size)), tree)
 
 
 def mapped(function: Callable[[Any], Any], tree: Any, size: int) -> Any:
-    """`function` of all rows, batch by batch.
+    """Calls `function` on all rows, batch by batch.
 
     Args:
       function: from a tree of arrays [size, ...] to one.

@@ -1,4 +1,4 @@
-"""What lower floors of the house open by means of higher ones: the package registers how, and they ask by name."""
+"""Lower floors of the house open things by means of higher ones: the package registers how, they ask by name."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ def register(name: str, opener: Opener) -> None:
 
 
 def named(name: str) -> Opener:
-    """The opener of this name. Raises ValueError, which says what there is, for any other one."""
+    """Finds the opener of this name. Raises ValueError, which says what there is, for any other one."""
     if name not in _OPENERS:
         raise ValueError(f"nothing is registered that opens {name!r}; there is {', '.join(_OPENERS) or 'nothing'}")
     return _OPENERS[name]

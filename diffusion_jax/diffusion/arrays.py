@@ -25,7 +25,7 @@ def bcast(coefficient: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def noised(x0: Number, noise: Number, alpha: Number, sigma: Number) -> Number:
-    """x_t = alpha x_0 + sigma noise, a sample of q(x_t | x_0), for coefficients that broadcast against both."""
+    """Gives x_t = alpha x_0 + sigma noise, a sample of q(x_t | x_0), for coefficients that broadcast against both."""
     return alpha * x0 + sigma * noise
 
 

@@ -133,7 +133,7 @@ class Run(NamedTuple):
 
 
 def open_run(folder: Path) -> Run:
-    """The newest checkpoint of a run, by the opener that the package registers (:mod:`diffusion_jax.openers`).
+    """Opens the newest checkpoint of a run, as the package registers it (:mod:`diffusion_jax.openers`).
 
     Raises:
       CheckpointError: a package that training uses, and the hub does not, is not installed.

@@ -72,7 +72,7 @@ def _make_folder(out: Path) -> None:
 
 
 class _Drawer(Protocol):
-    """A checkpoint and what is asked of it.
+    """A drawer is a checkpoint and what is asked of it.
 
     Attributes:
       prompts: of all images, "" where there are none. negatives: of all images; empty where there are none.
@@ -82,11 +82,11 @@ class _Drawer(Protocol):
     negatives: list[str]
 
     def draw(self, places: np.ndarray, keys: jax.Array) -> np.ndarray:
-        """The images at these places among all, in [0, 1]."""
+        """Draws the images at these places among all, in [0, 1]."""
         ...
 
     def told(self, place: int) -> Request:
-        """What the picture at a place was drawn with, as it is written into its file."""
+        """Says what the picture at a place was drawn with, as it is written into its file."""
         ...
 
 
@@ -104,7 +104,7 @@ def _open(request: Request) -> _Drawer:
 
 
 class _OfTexts:
-    """A checkpoint that draws from prompts."""
+    """It draws from prompts."""
 
     def __init__(self, request: Request, pipe: LatentDiffusion):
         names = [field.name for field in dataclasses.fields(request) if field.name != "label"]
@@ -171,7 +171,7 @@ class _OfTexts:
 
 
 class _OfNoTexts:
-    """A checkpoint that draws without prompts, with or without classes."""
+    """It draws without prompts, with or without classes."""
 
     def __init__(self, request: Request, pipe: Unconditional):
         takes = ["source", "num", "seed", "steps", "sampler", "latents", "dtype", "batch_size", "out"]

@@ -1,4 +1,4 @@
-"""What the images of the command line were asked for by, image by image: prompts, labels, and the image beside each."""
+"""Images of the command line can have been asked for by prompts or labels, and can be compared in pairs."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,7 @@ from diffusion_jax.metrics.statistics import Statistics
 def missing(
     options: argparse.Namespace, reference: Statistics | ImageSet | None, generated: ImageSet
 ) -> dict[Need, str]:
-    """What is not given of what a metric could need image by image, and what to do about it."""
+    """Says what is not given of what a metric could need image by image, and what to do about it."""
     if options.skip_bad:
         kinds = (Need.PROMPTS, Need.LABELS, Need.PAIRS)
         return {need: "which must be of every image: leave out --skip-bad" for need in kinds}
@@ -36,7 +36,7 @@ def missing(
 
 
 def read(options: argparse.Namespace, generated: ImageSet) -> dict[str, Any]:
-    """The prompts and labels of --generated as fields of a side, where they are given.
+    """Reads the prompts and labels of --generated, where they are given, as fields of a side.
 
     Raises ValueError, one line for the user, for a file that cannot be read or is not of these images.
     """

@@ -1,4 +1,4 @@
-"""The metrics that compare image with image: kernel distances and nearest neighbours."""
+"""These metrics compare image with image: kernel distances and nearest neighbours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of `./launch/local.sh metrics`."""
+"""`./launch/local.sh metrics` has these options."""
 
 import argparse
 import textwrap
@@ -35,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Makes the parser of the options, with their help."""
     metrics = "".join(f"  {name:16}{metric.help}\n" for name, metric in measure.METRICS.items())
     published = "".join(f"  {name:16}{protocol.reproduces}\n" for name, protocol in protocols.PROTOCOLS.items())
     names = ", ".join(features.NAMES)

@@ -1,4 +1,4 @@
-"""The Frechet distances as metrics: of features, of spatial features, and of infinitely many images."""
+"""Three metrics are Frechet distances: of features, of spatial features, and of infinitely many images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GROUPS = 10
 
 
 def name(extractor: str) -> str:
-    """What the distance is called of these features; FID and FD-DINOv2 are names of one network each."""
+    """Says what the distance of these features is called; FID and FD-DINOv2 are names of one network each."""
     if extractor == INCEPTION:
         return "fid"
     if extractor == DINOV2:

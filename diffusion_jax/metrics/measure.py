@@ -1,4 +1,4 @@
-"""What the asked metrics need, gathered from images, and their numbers."""
+"""What the asked metrics need is gathered from images here, and their numbers are computed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FEATURES, SPATIAL, LOGITS = "features", "spatial", "logits_unbiased"
 
 
 def resolve_features(name: str) -> str:
-    """The full name of an extractor from its beginning, such as digits or inception; ValueError if none or several."""
+    """Finds an extractor by the beginning of its name, such as digits; raises ValueError if none or several fit."""
     found = [known for known in features.NAMES if known == name] or [
         known for known in features.NAMES if known.startswith(name)
     ]
@@ -42,17 +42,17 @@ def check_metrics(metrics: Iterable[str], extractor: str) -> None:
 
 
 def is_higher_better(name: str) -> bool:
-    """Whether a number of `score` is better when it is higher."""
+    """Tells whether a number of `score` is better when it is higher."""
     return any(name.startswith(metric.higher_is_better) for metric in METRICS.values() if metric.higher_is_better)
 
 
 def needing(need: Need, metrics: Iterable[str]) -> str | None:
-    """The first of the metrics that needs this of either side; None if none does."""
+    """Finds the first of the metrics that needs this of either side; None if none does."""
     return next((name for name in metrics if need in METRICS[name].of_generated | METRICS[name].of_reference), None)
 
 
 def needs_rows(metrics: Iterable[str]) -> bool:
-    """Whether one of the metrics needs the reference's images and not only their moments."""
+    """Tells whether one of the metrics needs the reference's images and not only their moments."""
     return any(Need.ROWS in METRICS[metric].of_reference for metric in metrics)
 
 
@@ -66,7 +66,7 @@ def extraction_for(
     mesh: Mesh | None = None,
     kept_places: np.ndarray | None = None,
 ) -> Extraction:
-    """The extraction that gathers what these metrics need of one side; without intervals a FID needs moments alone.
+    """Makes what gathers these metrics' needs of one side; without intervals a FID needs moments alone.
 
     is_saved: moments of spatial features are gathered where there are any, as statistics files hold them, and as they
     always are of a reference. kept_places: the images whose rows are kept, where rows are needed at all; None for all.
@@ -104,7 +104,7 @@ def refuse_missing(metrics: Iterable[str], missing: Mapping[Need, str]) -> None:
 
 
 def reference_places(count: int, protocol: Protocol) -> np.ndarray | None:
-    """Which of `count` reference images are compared image by image, bool [count]; None for all of them."""
+    """Marks which of `count` reference images are compared image by image, bool [count]; None for all of them."""
     most = protocol.reference_rows
     if count <= most:
         return None
@@ -114,7 +114,7 @@ def reference_places(count: int, protocol: Protocol) -> np.ndarray | None:
 
 
 def side_of(extraction: Extraction, protocol: Protocol, **asked: Any) -> Side:
-    """What an extraction gathered, and the labels or prompts. Raises ValueError for fewer than two images."""
+    """Gives what an extraction gathered, with labels or prompts. Raises ValueError for fewer than two images."""
     divisor = protocol.covariance_divisor
     spatial = with_divisor(extraction.moments(SPATIAL), divisor) if SPATIAL in extraction.moments_of else None
     return Side(
@@ -136,7 +136,7 @@ def score(
     say: Callable[[str], Any] = lambda message: None,
     intervals: bool = True,
 ) -> dict[str, Any]:
-    """The numbers of each metric, under names that say whose features they are of.
+    """Computes the numbers of each metric, under names that say whose features they are of.
 
     Raises ValueError where a side lacks what a metric needs.
     """
@@ -151,7 +151,7 @@ def score(
 
 
 def cautions(metrics: Iterable[str], generated: Side, reference: Side | None, protocol: Protocol) -> list[str]:
-    """What a reader of the metrics' numbers should know, a line each."""
+    """Says what a reader of the metrics' numbers should know, a line each."""
     compared = Comparison(generated, reference or Side(None), protocol)
     said = (METRICS[name].caution(compared) for name in metrics)
     return [line for line in said if line is not None]
@@ -178,10 +178,10 @@ def _check_sides(metric: Metric, generated: Side, reference: Side | None) -> Non
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """What the numbers of these features are called."""
+    """The names say what the numbers of these features are called."""
 
     extractor: str
 
     def main(self, metric: str) -> str:
-        """The number that stands for a metric: its key in the result of `score`."""
+        """Names the number that stands for a metric: its key in the result of `score`."""
         return METRICS[metric].number(self.extractor)

@@ -1,4 +1,4 @@
-"""A metric is one record: what it is called, what it needs of either side, its numbers, and which way is better."""
+"""A metric is one record: its name, what it needs of either side, its numbers, and which way is better."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffusion_jax.metrics.protocols import INCEPTION, Protocol
 
 
 class Need(enum.StrEnum):
-    """What a metric can need of a side.
+    """A metric can need these of a side.
 
     PAIRS: image i of either side belongs to image i of the other.
     """
@@ -30,7 +30,7 @@ class Need(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One measured set: moments where they are known, rows where images were measured.
+    """A side is one measured set: moments where they are known, rows where images were measured.
 
     Attributes:
       features, spatial: moments.
@@ -50,7 +50,7 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What a metric is computed from: what it needs is there.
+    """A comparison is what a metric is computed from; what it needs is there.
 
     Attributes:
       reference: a side without anything for metrics that need none.
@@ -64,34 +64,34 @@ class Comparison:
 
     @property
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """(those of the generated images, those of the reference)."""
+        """Gives (those of the generated images, those of the reference)."""
         assert self.generated.rows is not None and self.reference.rows is not None
         return self.generated.rows, self.reference.rows
 
 
 def any_features(extractor: str) -> str | None:
-    """None: the metric can be computed of these features."""
+    """Gives None: the metric can be computed of these features."""
     return None
 
 
 def inception_only(extractor: str) -> str | None:
-    """Why the metric cannot be computed of these features; None for Inception's."""
+    """Says why the metric cannot be computed of these features; None for Inception's."""
     return None if extractor == INCEPTION else f"needs Inception's features, not those of {extractor}"
 
 
 def suffixed(name: str, extractor: str) -> str:
-    """A number's name, with the features that it is of behind it: without, it is Inception's."""
+    """Puts the features that a number is of behind its name; without any, it is Inception's."""
     return name if extractor == INCEPTION else f"{name}_{slug(extractor)}"
 
 
 def slug(extractor: str) -> str:
-    """The name of an extractor as a part of a key."""
+    """Makes the name of an extractor a part of a key."""
     return extractor.replace("-", "_")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Metric:
-    """One metric; a line of :data:`diffusion_jax.metrics.table.METRICS` makes it known to commands and to training.
+    """A metric is known to commands and to training by a line of :data:`diffusion_jax.metrics.table.METRICS`.
 
     Attributes:
       name: by which it is asked for. help: what it is, for --help.

@@ -1,4 +1,4 @@
-"""The Inception Score as a metric: of the generated images alone."""
+"""The Inception Score is a metric of the generated images' logits alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every metric, by the name that it is asked for by: the one table that commands, configs and training read."""
+"""Every metric stands here by the name that it is asked for by: commands, configs and training read this table."""
 
 from diffusion_jax.metrics.by_image import CMMD, DENSITY_COVERAGE, KID, PRECISION_RECALL
 from diffusion_jax.metrics.frechet import FID, FID_INFINITY, SFID

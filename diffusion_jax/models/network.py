@@ -1,4 +1,4 @@
-"""What the networks of a config promise: how they are called, and that they check themselves."""
+"""Networks of a config promise this: they are called alike, and they check themselves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 
 
 class Network(Protocol):
-    """A Flax module of one of the tables in :mod:`diffusion_jax.models.registry`.
+    """A network is a Flax module of one of the tables in :mod:`diffusion_jax.models.registry`.
 
     Its fields are options with defaults of plain types, and `described`; configs make a field of each. Images are
     channels last. Parameters are float32, and what it gives is float32, whatever it computes in (`dtype`).
@@ -19,21 +19,21 @@ class Network(Protocol):
         ...
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The variables, {"params": ...} and nothing else: no statistics are carried from batch to batch."""
+        """Makes the variables, {"params": ...} and nothing else: no statistics are carried from batch to batch."""
         ...
 
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
-        """The call with these variables."""
+        """Calls the network with these variables."""
         ...
 
 
 class DenoisingNetwork(Network, Protocol):
-    """A network of MODELS; it has the fields out_channels, num_classes and dtype, which the code fills in."""
+    """It denoises, one of MODELS; the code fills in its out_channels, num_classes and dtype."""
 
     def __call__(
         self, sample: jax.Array, /, timestep: jax.Array, class_labels: jax.Array | None = None, train: bool = False
     ) -> jax.Array:
-        """The raw output [B, H, W, out_channels], float32; what it means is the prediction's affair.
+        """Gives the raw output [B, H, W, out_channels], float32; what it means is the prediction's affair.
 
         Args:
           sample: [B, H, W, C], given by its place: some networks call it as diffusers does.
@@ -48,8 +48,8 @@ class DenoisingNetwork(Network, Protocol):
 
 
 class NoisyImageClassifier(Network, Protocol):
-    """A network of CLASSIFIERS; it has the fields num_classes and dtype, which the code fills in."""
+    """It tells the class of noisy images, one of CLASSIFIERS; the code fills in its num_classes and dtype."""
 
     def __call__(self, sample: jax.Array, /, timestep: jax.Array, train: bool = False) -> jax.Array:
-        """Unnormalised log-probabilities [B, num_classes], float32; the arguments as of a denoising network."""
+        """Gives unnormalised log-probabilities [B, num_classes], float32; the arguments are a denoiser's."""
         ...

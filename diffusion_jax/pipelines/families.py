@@ -1,4 +1,4 @@
-"""What sets the families of text-to-image networks apart: one adapter each, between texts, requests and networks."""
+"""One adapter a family says what sets text-to-image networks apart: how texts and requests become arguments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Conditions = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class TextOptions:
-    """How the encoders' features become conditions.
+    """The options say how the encoders' features become conditions.
 
     Attributes:
       family: "sd" (Stable Diffusion 1 and 2), "sdxl" or "sd3", a key of FAMILIES.
@@ -32,7 +32,7 @@ class TextOptions:
 
 @dataclasses.dataclass(frozen=True)
 class EncodedTexts:
-    """What one text encoder made of the prompts.
+    """These are what one text encoder made of the prompts.
 
     Attributes:
       features: all that the encoder gives, such as hidden_states and pooled.
@@ -48,7 +48,7 @@ class EncodedTexts:
 
 
 class Family(Protocol):
-    """The adapter of a family.
+    """An adapter knows how its family is told of texts and requests, and how its network is called.
 
     Attributes:
       network: the name of its network in a pipeline's folder.
@@ -62,20 +62,20 @@ class Family(Protocol):
     zeros_by_default: bool
 
     def conditions(self, texts: Sequence[EncodedTexts], options: TextOptions, clip_skip: int) -> Conditions:
-        """What the network is told of the texts, each [B, ...]; clip_skip more of CLIP's last layers are left out."""
+        """Gives what the network is told of the texts, each [B, ...], without clip_skip more of CLIP's last layers."""
         ...
 
     def told(self, request: ImageRequest, size: tuple[int, int]) -> dict[str, np.ndarray]:
-        """What it is told of a request for images of this (height, width) beside the texts, each [B, ...]."""
+        """Gives what it is told beside the texts of a request for images of this (height, width), each [B, ...]."""
         ...
 
     def arguments(self, x: jax.Array, t: jax.Array, conditions: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """(the argument that is the state, the network's other arguments)."""
+        """Gives (the argument that is the state, the network's other arguments)."""
         ...
 
 
 class StableDiffusion:
-    """Stable Diffusion 1 and 2 (Rombach et al. 2022): a U-Net that reads the last layer of one CLIP."""
+    """Stable Diffusion 1 and 2 (Rombach et al. 2022) have a U-Net that reads the last layer of one CLIP."""
 
     network, takes_controls, has_maps, zeros_by_default = "unet", True, True, False
 
@@ -94,9 +94,9 @@ class StableDiffusion:
 
 
 class StableDiffusionXL(StableDiffusion):
-    """Stable Diffusion XL (Podell et al. 2023, section 2).
+    """Stable Diffusion XL has a U-Net that reads two CLIPs' layers before the last side by side.
 
-    Its U-Net reads the layers before the last of two CLIPs side by side, and is told the pooled text and sizes.
+    It is also told the pooled text and sizes (Podell et al. 2023, section 2).
     """
 
     zeros_by_default = True
@@ -116,9 +116,9 @@ class StableDiffusionXL(StableDiffusion):
 
 
 class StableDiffusion3:
-    """Stable Diffusion 3 and 3.5 (Esser et al. 2024, section 4).
+    """Stable Diffusion 3 and 3.5 have a transformer that reads two CLIPs side by side, and T5's tokens behind them.
 
-    Its transformer reads two CLIPs side by side, padded with zeros to T5's width, and T5's tokens behind them.
+    CLIP's tokens are padded with zeros to T5's width (Esser et al. 2024, section 4).
     """
 
     network, takes_controls, has_maps, zeros_by_default = "transformer", False, False, False

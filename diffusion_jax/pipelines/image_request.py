@@ -1,4 +1,4 @@
-"""What is asked of a pipeline that draws from texts: one request, checked before anything is computed."""
+"""A request says what is asked of a pipeline that draws from texts, and is checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ STRENGTH, STRENGTH_WITH_MASK = 0.8, 1.0
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageRequest:
-    """One request: one image of each text. It holds its texts as lists, and refuses what no pipeline could do.
+    """A request asks for one image of each text. It holds its texts as lists, and refuses what no pipeline could do.
 
     Pictures are arrays in [0, 1] or uint8: image and control_images [H, W, 3] or [B, H, W, 3], mask [H, W] or
     [B, H, W, 1], 1 where to paint. A network with channels for a mask gets it with the image, any other one is held to
@@ -108,19 +108,19 @@ class ImageRequest:
 
     @classmethod
     def of(cls, **given: Any) -> ImageRequest:
-        """The request with these fields; raises TypeError for any other name, and says what ours is for diffusers'."""
+        """Makes the request with these fields; raises TypeError for other names, with ours for those of diffusers."""
         fields = {field.name for field in dataclasses.fields(cls)}
         refuse_foreign({name: value for name, value in given.items() if name not in fields})
         return cls(**given)
 
     @property
     def batch(self) -> int:
-        """How many images are drawn."""
+        """Counts the images that are drawn."""
         return len(self.prompts)
 
     @property
     def share_of_steps(self) -> float:
-        """The strength, or its default: all steps where a mask says what is painted."""
+        """Gives the strength, or its default: all steps where a mask says what is painted."""
         if self.strength is not None:
             return self.strength
         return STRENGTH if self.mask is None else STRENGTH_WITH_MASK

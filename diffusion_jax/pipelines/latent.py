@@ -1,4 +1,4 @@
-"""Latent diffusion from text: text-to-image, image-to-image, inpainting, control; one compiled program a shape."""
+"""Latent diffusion draws from texts: text-to-image, image-to-image, inpainting, control; one program a shape."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class LatentDiffusion:
         num_steps: int = ImageRequest.num_steps,
         clip_skip: int = 0,
     ) -> jax.Array:
-        """The noise [B, h, w, C] that DDIM turns into the images (Song et al. 2021, section 5.4).
+        """Finds the noise [B, h, w, C] that DDIM turns into the images (Song et al. 2021, section 5.4).
 
         Draw with it as `latents`, the same prompts and number of steps, guidance_scale=1 and a pipeline of
         ``with_solver("ddim")``. Raises ValueError for a flow.
@@ -146,11 +146,11 @@ class LatentDiffusion:
         return self.draw(request)
 
     def with_solver(self, name: str) -> LatentDiffusion:
-        """The same pipeline with another solver; see :meth:`diffusion_jax.hub.schedule.Schedule.with_solver`."""
+        """Gives the same pipeline with another solver; see :meth:`diffusion_jax.hub.schedule.Schedule.with_solver`."""
         return dataclasses.replace(self, schedule=self.schedule.with_solver(name))
 
     def shard(self, mesh: Mesh) -> LatentDiffusion:
-        """The same pipeline with its parameters on every device of the mesh and batches split over them."""
+        """Gives the same pipeline with its parameters on every device of the mesh and batches split over them."""
         kept = {encoder.name for encoder in self.encoders} if self.offload_text else set()
         mesh = batch_mesh(mesh)
         everywhere = NamedSharding(mesh, P())
@@ -161,29 +161,29 @@ class LatentDiffusion:
 
     @property
     def factor(self) -> int:
-        """Pixels of an image for each of its latent, on a side."""
+        """Counts the pixels of an image for each of its latent, on a side."""
         return self.autoencoder.factor  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def usual_size(self) -> tuple[int, int]:
-        """(height, width) of the images where a call does not say."""
+        """Gives (height, width) of the images where a call does not say."""
         height, width = self.sample_size
         return height * self.factor, width * self.factor
 
     @property
     def channels(self) -> int:
-        """Channels of the latents."""
+        """Counts the channels of the latents."""
         return self.autoencoder.latent_channels  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def is_inpainting(self) -> bool:
-        """Whether the network was trained to paint: it has channels for a mask and what is outside it."""
+        """Tells whether the network was trained to paint: it then has channels for a mask and what is outside it."""
         kernel = self.params["network"].get("conv_in", {}).get("kernel")
         return kernel is not None and kernel.shape[2] == 2 * self.channels + 1
 
     @functools.cached_property
     def programs(self) -> Programs:
-        """The compiled programs, for all parameters of these networks."""
+        """Holds the compiled programs, for all parameters of these networks."""
         return Programs(self.network, self.autoencoder, self.encoders, self.options, self.controls)
 
     @property

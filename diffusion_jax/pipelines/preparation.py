@@ -1,4 +1,4 @@
-"""A request to a pipeline as what its programs take: a plan, a sampler, numbers and arrays."""
+"""A request becomes what a pipeline's programs take: a plan, a sampler, numbers and arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prepared:
-    """The arguments of the programs.
+    """These are the arguments of the programs.
 
     Attributes:
       plan, latent_shape: what is compiled for. sampler: of the steps that are left.
@@ -38,7 +38,7 @@ class Prepared:
 
 
 def prepare(pipe: LatentDiffusion, request: ImageRequest) -> Prepared:
-    """What the programs of a pipeline take for a request. Raises ValueError for what this pipeline cannot do."""
+    """Gives what the programs of a pipeline take for a request. Raises ValueError for what this pipeline cannot do."""
     text.check_clip_skip(pipe.encoders, request.clip_skip)
     _check(pipe, request)
     arrays, size = _images(pipe, request)
@@ -88,7 +88,7 @@ def prepare(pipe: LatentDiffusion, request: ImageRequest) -> Prepared:
 
 
 def image_size(pipe: LatentDiffusion, size: tuple[int, int] | None, given: Any = None) -> tuple[int, int]:
-    """(height, width) of the images: as asked, or as the given latents have it, or the usual one.
+    """Gives (height, width) of the images: as asked, or as the given latents have it, or the usual one.
 
     Raises ValueError for sides that the networks cannot have.
     """
@@ -103,7 +103,7 @@ def image_size(pipe: LatentDiffusion, size: tuple[int, int] | None, given: Any =
 
 
 def size_of(pipe: LatentDiffusion, images: np.ndarray, size: tuple[int, int] | None, name: str) -> tuple[int, int]:
-    """(height, width) of images [B, H, W, C]; raises ValueError where they are not of `size`, or cannot be drawn."""
+    """Gives (height, width) of images [B, H, W, C]; raises ValueError where it is not `size`, or cannot be drawn."""
     height, width = images.shape[1:3]
     if size is not None and (height, width) != tuple(size):
         raise ValueError(f"{name} is {height}x{width}; it must be {size[0]}x{size[1]}, the size of the result")

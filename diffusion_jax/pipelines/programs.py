@@ -1,4 +1,4 @@
-"""The compiled programs of a pipeline that draws from texts: encoding, and everything from noise to images."""
+"""The programs of a pipeline that draws from texts are compiled here: encoding, and all from noise to images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Changes = tuple[Sequence[adapters.Adapter], jax.Array]  # low-rank changes and t
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a program is compiled for, beside the shapes.
+    """A plan says what a program is compiled for, beside the shapes.
 
     Attributes:
       guided: classifier-free guidance, with a negative prompt. rescaled: its output is rescaled.
@@ -55,7 +55,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Programs:
-    """The programs of these networks, each compiled once a plan and shape; parameters are their arguments.
+    """Each program of these networks is compiled once a plan and shape; parameters are its arguments.
 
     Attributes: see :class:`diffusion_jax.pipelines.latent.LatentDiffusion`.
     """
@@ -68,12 +68,12 @@ class Programs:
 
     @property
     def family(self) -> Family:
-        """The adapter of the network's family."""
+        """Gives the adapter of the network's family."""
         return FAMILIES[self.options.family]
 
     @property
     def told_channels(self) -> int | None:
-        """Width of the embedded guidance scale of networks that take it, those of latent consistency models."""
+        """Gives the width of the embedded guidance scale of networks that take it, as latent consistency models do."""
         return getattr(self.network, "guidance_channels", None)
 
     @functools.cached_property
@@ -91,7 +91,7 @@ class Programs:
 
     @functools.cached_property
     def whole(self) -> Any:
-        """As `sample`, of tokens in the place of conditions."""
+        """Does what `sample` does, of tokens in the place of conditions."""
 
         def whole(
             plan: Plan, shape: tuple[int, ...], params: Any, tokens: Any, sampler: Sampler, settings: Any, arrays: Any
