@@ -5,22 +5,19 @@ Importing this package imports no library: a program takes the parts that it nee
 metrics open what training and data know about. Nothing below `jobs` imports this file's names.
 """
 
-from pathlib import Path
-from typing import Any
-
 from diffusion_jax import openers
 from diffusion_jax.version import __version__
 
 __all__ = ["__version__"]
 
 
-def _run(folder: Path) -> Any:
+def _run(folder):
     from diffusion_jax.jobs import export
 
     return export.open_run(folder)
 
 
-def _tfds(dataset: str, split: str) -> Any:
+def _tfds(dataset: str, split: str):
     from diffusion_jax.data.sources import tfds
 
     return tfds.encoded_images(dataset, split)
