@@ -51,7 +51,7 @@ def prepare(fields: dict) -> tuple:
     random = np.random.default_rng(0)
     local = {
         "image": random.uniform(-1, 1, (BATCH, 8, 8, 1)).astype(np.float32),
-        "label": random.integers(0, 10, BATCH).astype(np.int32),
+        "condition": {"label": random.integers(0, 10, BATCH).astype(np.int32)},
     }
     batch = sharding.global_batch(mesh, local)
     start = jax.jit(lambda key: state.create(method.init(key, batch), optimizer))(jax.random.key(0))

@@ -64,7 +64,7 @@ class DoesNotFit(Exception):
         self.state = state
 
 
-def dit_xl(depth: int, layers: Layers) -> tuple[Any, dict[str, tuple[Sequence[int], str]]]:
+def dit_xl(depth: int, layers: Layers) -> tuple[Any, dict[str, Any]]:
     """DiT-XL/2 with so many blocks, on 32x32 latents of 1,000 classes, and the shapes of an example."""
     from diffusion_jax import config as experiment
     from diffusion_jax.config import build
@@ -75,7 +75,10 @@ def dit_xl(depth: int, layers: Layers) -> tuple[Any, dict[str, tuple[Sequence[in
     config.model.update({"remat": layers.remat, "scan_layers": layers.scan_layers})
     config.method.update({"bound": "hybrid", "class_conditional": True})
     config.training.compute_dtype = layers.dtype
-    return build.model(config, build.of_classes(1000)), {"image": ((32, 32, 4), "float32"), "label": ((), "int32")}
+    return build.model(config, build.of_classes(1000)), {
+        "image": ((32, 32, 4), "float32"),
+        "condition": {"label": ((), "int32")},
+    }
 
 
 class SDXL:
@@ -104,7 +107,7 @@ class SDXL:
         return batch["time"], batch["text"], None, added
 
 
-def sdxl(depth: tuple[int, int, int], layers: Layers) -> tuple[Any, dict[str, tuple[Sequence[int], str]]]:
+def sdxl(depth: tuple[int, int, int], layers: Layers) -> tuple[Any, dict[str, Any]]:
     """SDXL with so many transformer blocks a level, and the shapes of an example."""
     shapes = {"image": (128, 128, 4), "text": (77, 2048), "pooled": (1280,), "time_ids": (6,)}
     return SDXL(depth, layers), {
@@ -116,19 +119,18 @@ def sdxl(depth: tuple[int, int, int], layers: Layers) -> tuple[Any, dict[str, tu
 BUILDERS: dict[str, Callable[..., Any]] = {"dit_xl": dit_xl, "sdxl": sdxl}
 
 
-def shapes(
-    method: Any, example: dict[str, tuple[Sequence[int], str]], mesh: Any, batch_size: int
-) -> tuple[Any, dict[str, Any], Any]:
+def shapes(method: Any, example: dict[str, Any], mesh: Any, batch_size: int) -> tuple[Any, dict[str, Any], Any]:
     """(train state of Adam with an average of the parameters, batch, key): shapes, dtypes and where they are to lie."""
     import jax
 
     from diffusion_jax.training import optimizer, sharding, state
 
     split = sharding.batch_sharding(mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=split)
-        for name, (shape, dtype) in {**example, "position": ((), "int32")}.items()
-    }
+    batch = jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct((batch_size, *array[0]), array[1], sharding=split),
+        {**example, "position": ((), "int32")},
+        is_leaf=lambda value: isinstance(value, tuple),
+    )
     key = jax.eval_shape(lambda: jax.random.key(0))
     update, _ = optimizer.make_optimizer("adam")
     whole = jax.eval_shape(lambda key, batch: state.initial(method, update, key, batch), key, batch)
@@ -142,7 +144,7 @@ def held(state: Any) -> float:
     return sum(_bytes(leaf) for leaf in jax.tree.leaves(state))
 
 
-def compiled(method: Any, example: dict[str, tuple[Sequence[int], str]], mesh: Any, batch_size: int) -> Memory:
+def compiled(method: Any, example: dict[str, Any], mesh: Any, batch_size: int) -> Memory:
     """The memory of one device in a train step. Raises DoesNotFit."""
     import jax
 

@@ -60,7 +60,7 @@ class Ours:
             mesh,
             {
                 "image": random.uniform(-1, 1, shape).astype(np.float32),
-                "label": random.integers(0, self.network.num_classes or 1, batch).astype(np.int32),
+                "condition": {"label": random.integers(0, self.network.num_classes or 1, batch).astype(np.int32)},
             },
         )
         self.state = jax.jit(lambda key: state.create(self.method.init(key, self.batch), optimizer))(jax.random.key(0))
@@ -83,13 +83,13 @@ class Ours:
             def sample(params: Any, key: jax.Array) -> jax.Array:
                 keys = jax.random.split(key, batch)
                 with jax.default_matmul_precision(config.training.matmul_precision):
-                    return self.method.sample(params, keys, self._labels())[0]
+                    return self.method.sample(params, keys, self._condition())[0]
 
             self.compiled = jax.jit(sample).lower(self.state.params, jax.random.key(0)).compile()
         self.compile_seconds = time.perf_counter() - begun
 
-    def _labels(self) -> jax.Array | None:
-        return None if self.network.num_classes is None else self.batch["label"]
+    def _condition(self) -> dict[str, jax.Array]:
+        return {} if self.network.num_classes is None else self.batch["condition"]
 
     def _save(self, folder: Path, precision: str) -> None:
         """The weights in the peer's layout, and what they make of a few inputs."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import operator
 import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grain
@@ -24,6 +25,8 @@ from absl import flags
 from diffusion_jax.data.images import to_float
 from diffusion_jax.data.source import ArraySource, CachedSource, Source, gather, num_bytes, num_decode_threads
 
+# From the values of a condition [b, ...] to a tree of arrays [b, ...].
+Encoder = Callable[[np.ndarray], Any]
 # Independent random streams under one seed.
 _ORDER_STREAM, _FLIP_STREAM = 0, 1
 # Batches waiting for the training step may take this much memory, but there are always two.
@@ -40,6 +43,7 @@ def train_iterator(
     process_count: int = 1,
     num_workers: int = 0,
     cache_bytes: int = 2**30,
+    encoders: Mapping[str, Encoder] | None = None,
 ) -> TrainIterator:
     """Endless shuffled training batches.
 
@@ -56,10 +60,12 @@ def train_iterator(
         num_workers: processes that decode instead of threads, for sources that keep more than one core busy. They
             start slowly (about 10 s), do not share a cache, and need the `if __name__ == "__main__"` guard in scripts.
         cache_bytes: keep decoded images in memory if all of them fit in this many bytes (on each host); 0 never does.
+        encoders: name of a condition -> what makes arrays [b, ...] of its values; the others are left out. None takes
+            all as they are.
 
     Returns:
-        An iterator over {"image": float32 [b, H, W, C], in [-1, 1] unless they are latents, "label": int32 [b]} with
-        b = B / process_count.
+        An iterator over {"image": float32 [b, H, W, C], in [-1, 1] unless they are latents, "condition": {name: [b,
+        ...]}} with b = B / process_count.
 
     Raises:
         ValueError: an argument out of its range, or an empty source. The iterator raises ValueError for an image
@@ -70,7 +76,7 @@ def train_iterator(
         raise ValueError("flip is True, but mirrored latents are not those of mirrored images: encode both with --flip")
     if not isinstance(source, ArraySource) and num_workers == 0 and num_bytes(source) <= cache_bytes:
         source = CachedSource(source)
-    batches = Batches(source, global_batch_size, seed, flip, process_index, process_count)
+    batches = Batches(source, global_batch_size, seed, flip, process_index, process_count, encoders)
     return TrainIterator(batches, num_workers)
 
 
@@ -78,26 +84,38 @@ class Batches:
     """The endless sequence of this host's batches with random access; arguments as in `train_iterator`."""
 
     def __init__(
-        self, source: Source, global_batch_size: int, seed: int, flip: bool, process_index: int, process_count: int
+        self,
+        source: Source,
+        global_batch_size: int,
+        seed: int,
+        flip: bool,
+        process_index: int,
+        process_count: int,
+        encoders: Mapping[str, Encoder] | None = None,
     ):
         self.source = source
         self.global_batch_size = global_batch_size
         self.seed = seed
         self.flip = flip
         self.local_batch_size = global_batch_size // process_count
+        self._encoders = encoders
         self._offset = process_index * self.local_batch_size
 
     def __len__(self) -> int:
         return np.iinfo(np.int64).max // self.global_batch_size
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Batch `index`: {"image": float32 [b, H, W, C], "label": int32 [b]}."""
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Batch `index`: {"image": float32 [b, H, W, C], "condition": {name: [b, ...]}}."""
         start = operator.index(index) * self.global_batch_size + self._offset
-        images, labels = gather(self.source, self._source_indices(start))
+        images, conditions = gather(self.source, self._source_indices(start))
+        if self._encoders is not None:
+            conditions = {
+                name: encode(conditions[name]) for name, encode in self._encoders.items() if name in conditions
+            }
         if self.flip:
             mirrored = self._coins(start)
             images[mirrored] = images[mirrored, :, ::-1]
-        return {"image": to_float(images) if self.source.dtype == np.uint8 else images, "label": labels}
+        return {"image": to_float(images) if self.source.dtype == np.uint8 else images, "condition": conditions}
 
     def _source_indices(self, start: int) -> np.ndarray:
         """Which image stands at each of the positions from `start` on, int64 [b]."""
@@ -132,7 +150,7 @@ class TrainIterator(grain.DatasetIterator):
         self._next_index = 0
         self._ahead: grain.DatasetIterator | None = None
 
-    def __next__(self) -> dict[str, np.ndarray]:
+    def __next__(self) -> dict[str, Any]:
         batch = next(self._running())
         self._next_index += 1
         return batch

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
+
+# The one condition that scores read: the class of an image.
+LABEL = "label"
 
 
 class Source(Protocol):
@@ -16,7 +19,7 @@ class Source(Protocol):
     Attributes:
         image_shape: (height, width, channels).
         dtype: uint8, or float32 for latents.
-        num_classes: number of classes, or None when the images have no labels (every label is then 0).
+        num_classes: number of classes, or None when the images have no labels.
         class_names: one name a class, in the order of the labels, or None.
     """
 
@@ -28,15 +31,16 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """{"image": [height, width, channels], "label": int32 scalar}; safe to call from several threads.
+        """{"image": [height, width, channels], "condition": {name: value}}; safe to call from several threads.
 
-        Raises IndexError from len(self) on, so that a source can be iterated over.
+        What is known of the image has a name each: "label", an int32 scalar, if there are classes; arrays of one shape,
+        or texts, of any other. Raises IndexError from len(self) on, so that a source can be iterated over.
         """
         ...
 
 
 class ArraySource:
-    """A source that is two arrays: images uint8 [N, H, W, C] and labels int32 [N]."""
+    """A source that is arrays: images uint8 [N, H, W, C], labels int32 [N], and any other conditions [N, ...]."""
 
     dtype = np.dtype(np.uint8)
 
@@ -47,6 +51,7 @@ class ArraySource:
         *,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
+        conditions: Mapping[str, np.ndarray] | None = None,
     ):
         if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
             raise ValueError(
@@ -58,16 +63,18 @@ class ArraySource:
         self.image_shape = (images.shape[1], images.shape[2], images.shape[3])
         self.num_classes = num_classes
         self.class_names = None if class_names is None else tuple(class_names)
+        self.conditions = {LABEL: self.labels, **(conditions or {})}
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self.images[index], "label": self.labels[index]}
+        known = {name: values[index] for name, values in self.conditions.items()}
+        return {"image": self.images[index], "condition": known}
 
-    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Copies of the images and labels at `indices` [b]."""
-        return self.images[indices], self.labels[indices]
+    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Copies of the images and of each condition at `indices` [b]."""
+        return self.images[indices], {name: values[indices] for name, values in self.conditions.items()}
 
 
 class CachedSource:
@@ -83,25 +90,34 @@ class CachedSource:
         self._source = source
         self.dtype = source.dtype
         self._images = np.empty((len(source), *source.image_shape), source.dtype)
-        self._labels = np.empty(len(source), np.int32)
+        self._conditions: list[dict[str, Any]] = [{}] * len(source)
         self._known = np.zeros(len(source), bool)
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        images, labels = self.gather(np.array([index]))
-        return {"image": images[0], "label": labels[0]}
+        images, _ = self.gather(np.array([index]))
+        return {"image": images[0], "condition": self._conditions[index]}
 
-    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Copies of the images and labels at `indices` [b]."""
+    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Copies of the images and of each condition at `indices` [b]."""
         # Threads that meet here on one image write the same bytes, and set `_known` only after them.
         for index in indices[~self._known[indices]]:
             example = self._source[int(index)]
             self._images[index] = example["image"]
-            self._labels[index] = example["label"]
+            self._conditions[index] = example["condition"]
             self._known[index] = True
-        return self._images[indices], self._labels[indices]
+        return self._images[indices], _stacked([self._conditions[index] for index in indices])
+
+
+def _stacked(conditions: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """The values of some examples as one array for each name; of texts an array of objects."""
+    return {name: _array([known[name] for known in conditions]) for name in conditions[0]} if len(conditions) else {}
+
+
+def _array(values: list[Any]) -> np.ndarray:
+    return np.array(values, dtype=object) if isinstance(values[0], str) else np.stack(values)
 
 
 def num_bytes(source: Source) -> int:
@@ -110,17 +126,17 @@ def num_bytes(source: Source) -> int:
     return len(source) * height * width * channels * source.dtype.itemsize
 
 
-def gather(source: Source, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Images [b, H, W, C] and labels int32 [b] at `indices` [b], as fresh arrays."""
+def gather(source: Source, indices: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Images [b, H, W, C] and name -> condition [b, ...] at `indices` [b], as fresh arrays."""
     if isinstance(source, ArraySource | CachedSource):
         return source.gather(indices)
     images = np.empty((len(indices), *source.image_shape), source.dtype)
-    labels = np.empty(len(indices), np.int32)
+    conditions = []
     for row, index in enumerate(indices):
         example = source[int(index)]
         images[row] = example["image"]
-        labels[row] = example["label"]
-    return images, labels
+        conditions.append(example["condition"])
+    return images, _stacked(conditions)
 
 
 def load_arrays(
@@ -136,7 +152,8 @@ def load_arrays(
         num_threads: threads that decode; None for one a core, at most 16.
 
     Returns:
-        images [n, H, W, C] of the source's dtype and int32 labels [n], in the order of the source.
+        images [n, H, W, C] of the source's dtype and int32 labels [n], in the order of the source; without classes all
+        labels are 0.
 
     Raises:
         ValueError: a limit below 1, or an image that cannot be read.
@@ -144,12 +161,13 @@ def load_arrays(
     indices = spaced(len(source), limit)
     count = len(indices)
     if isinstance(source, ArraySource):
-        return source.gather(indices)
+        return source.images[indices], source.labels[indices]
     images = np.empty((count, *source.image_shape), source.dtype)
-    labels = np.empty(count, np.int32)
+    labels = np.zeros(count, np.int32)
 
     def fill(rows: np.ndarray) -> None:
-        images[rows], labels[rows] = gather(source, indices[rows])
+        images[rows], conditions = gather(source, indices[rows])
+        labels[rows] = conditions.get(LABEL, 0)
 
     # Blocks rather than single images: a task costs about as much as decoding a small image.
     blocks = np.array_split(np.arange(count), max(1, count // 64))

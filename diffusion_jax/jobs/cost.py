@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.conditions.condition import nulls
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.training.method import turns_of
 
@@ -47,7 +48,7 @@ def _forward_operations(session: Session) -> float:
     model = session.model
     batch = {
         "image": jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32),
-        "label": jax.ShapeDtypeStruct((1,), jnp.int32),
+        "condition": jax.eval_shape(lambda: nulls(model.conditions, 1)),
         "position": jax.ShapeDtypeStruct((1,), jnp.int32),
     }
     params = jax.eval_shape(model.init, jax.random.key(0), batch)

@@ -21,6 +21,7 @@ import numpy as np  # noqa: E402
 import tqdm  # noqa: E402
 
 from diffusion_jax import batching, data, hub  # noqa: E402
+from diffusion_jax.data.source import LABEL  # noqa: E402
 from diffusion_jax.data.sources import latents as stored  # noqa: E402
 from diffusion_jax.hub.files import check_writable  # noqa: E402
 from diffusion_jax.jobs.session import write_json  # noqa: E402
@@ -74,7 +75,7 @@ def encode(
             total = total + mean.mean((1, 2)).sum(0)
             squares = squares + (mean**2 + deviation**2).mean((1, 2)).sum(0)
             rows.extend(encoded)
-            labels.extend(np.repeat([example["label"] for example in examples], len(versions)))
+            labels.extend(np.repeat([example["condition"].get(LABEL, 0) for example in examples], len(versions)))
             done += len(encoded)
             while len(rows) >= shard_rows or (rows and start + batch_size >= len(source)):
                 np.save(folder / f"latents-{shard:05}.npy", np.stack(rows[:shard_rows]))

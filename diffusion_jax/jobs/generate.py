@@ -84,7 +84,7 @@ class Generator:
     def _draw(self, indices: np.ndarray, stride: int | None, params: Any = None) -> tuple[jax.Array, jax.Array | None]:
         session = self._session
         # The same on every host; they are split over the devices inside.
-        arguments = (indices.astype(np.int32), session.labels(indices))
+        arguments = (indices.astype(np.int32), session.requests(indices))
         params = session.parameters[1] if params is None else params
         extra = session.given, session.decoder_parameters
         if stride not in self._compiled:
@@ -105,13 +105,13 @@ def _sample(
     stride: int | None,
     params: Any,
     indices: jax.Array,
-    labels: Any,
+    condition: Any,
     given: Any,
     decoder_params: Any,
 ) -> tuple[jax.Array, jax.Array | None]:
     keys = build.image_keys(session.config, indices)
-    keys, labels = jax.lax.with_sharding_constraint((keys, labels), sharding.batch_sharding(session.mesh))
+    keys, condition = jax.lax.with_sharding_constraint((keys, condition), sharding.batch_sharding(session.mesh))
     with jax.default_matmul_precision(session.config.training.matmul_precision):
-        drawn, trajectory = session.model.draw(params, keys, labels, given, stride)
+        drawn, trajectory = session.model.draw(params, keys, condition, given, stride)
         images = drawn if session.decoder is None else session.decoder.apply(decoder_params, drawn)
         return images, trajectory

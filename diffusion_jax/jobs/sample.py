@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax import data
+from diffusion_jax.data.source import LABEL
 from diffusion_jax.figures import animation, grid
 from diffusion_jax.jobs import records, saving
 from diffusion_jax.jobs.generate import Generator
@@ -41,7 +42,8 @@ def sample(session: Session) -> None:
         saving.save(session, generator, settings)
     parts = list(generator.batches(min(config.num_images, _MOST_SHOWN), trajectory_stride=stride))
     images = np.concatenate([part[0] for part in parts])
-    classes = session.model.num_requests
+    label = session.model.conditions.get(LABEL)
+    classes = None if label is None else label.num_classes
     labels = None if classes is None else np.concatenate([part[1] for part in parts if part[1] is not None])
     trajectory = np.concatenate([part[2] for part in parts if part[2] is not None], axis=1)
     # Where the noise explodes, states are shown at unit size: clipped to [-1, 1] they would be black and white.
@@ -107,10 +109,9 @@ def _set_aside(workdir: Path, shows: Sequence[str], settings: Mapping[str, Any])
 def _real(session: Session, count: int) -> tuple[np.ndarray, np.ndarray | None] | None:
     """(images, labels) of so many held-out images, each class in turn as in the samples where samples have classes."""
     stored, labels = data.load_arrays(session.test_source, limit=_MOST_REAL)
-    if session.model.num_requests is None:
-        return session.images_of(stored[:count]), None
     wanted = session.labels(np.arange(count))
-    assert wanted is not None
+    if wanted is None:
+        return session.images_of(stored[:count]), None
     places = {label: iter(np.flatnonzero(labels == label)) for label in np.unique(wanted)}
     chosen = [(place, label) for label in wanted if (place := next(places[label], None)) is not None]
     if not chosen:

@@ -21,6 +21,7 @@ from diffusion_jax import batching, data, hub
 from diffusion_jax.config import ConfigError, Experiment, build, saved
 from diffusion_jax.config.check import check, flatten
 from diffusion_jax.config.quick import shrink
+from diffusion_jax.data.source import LABEL
 from diffusion_jax.figures.files import write_atomically
 from diffusion_jax.methods.latent_space import Decoder
 from diffusion_jax.methods.method import Method
@@ -154,8 +155,8 @@ class Session:
             with jax.default_matmul_precision(precision):
                 return function(params, indices, *rows, **traced)
 
-        def of_all(*rows: np.ndarray, **traced: Any) -> Any:
-            count = len(rows[0])
+        def of_all(*rows: Any, **traced: Any) -> Any:
+            count = len(jax.tree.leaves(rows)[0])
             length = size or min(self.config.sampling.batch_size, batching.rounded_up(count, devices))
 
             def of_rows(batch: tuple[Any, ...]) -> Any:
@@ -168,7 +169,7 @@ class Session:
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the classes that samples are asked for."""
-        return None if self.model.num_requests is None else self.train_source.class_names
+        return self.train_source.class_names if LABEL in self.model.conditions else None
 
     @cached_property
     def parameters(self) -> tuple[int, Any]:
@@ -205,10 +206,14 @@ class Session:
         other.config, other.model = config, self.method.drawn_by(self.model, config)
         return other
 
+    def requests(self, indices: np.ndarray) -> dict[str, Any]:
+        """What the images at `indices` of a sampling run are asked for, by the name of each condition."""
+        conditions = self.model.conditions
+        return {name: known.requests(self.train_source, indices) for name, known in conditions.items()}
+
     def labels(self, indices: np.ndarray) -> np.ndarray | None:
-        """The class that image i of a sampling run is asked for: each in turn, int32; None without classes."""
-        classes = self.model.num_requests
-        return None if classes is None else (indices % classes).astype(np.int32)
+        """The class that image i of a sampling run is asked for, int32; None without classes."""
+        return self.requests(indices).get(LABEL)
 
     def make_workdir(self) -> None:
         """Makes the work directory, from process 0. Raises ConfigError where it cannot be."""

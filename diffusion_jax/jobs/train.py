@@ -7,6 +7,7 @@ import signal
 import jax
 
 from diffusion_jax import data
+from diffusion_jax.conditions.condition import encoders
 from diffusion_jax.config import build
 from diffusion_jax.jobs import cost, starting
 from diffusion_jax.jobs.generate import Generator
@@ -78,4 +79,5 @@ def train_batches(session: Session) -> data.TrainIterator:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             num_workers=config.data.num_workers,
+            encoders=encoders(session.model.conditions),
         )

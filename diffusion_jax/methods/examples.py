@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-Batch = Mapping[str, jax.Array]
+# {"image": [B, H, W, C], "condition": {name: a tree of [B, ...]}, "position": int32 [B]}
+Batch = Mapping[str, Any]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 # The training loss is reported for this many equal shares of the noise levels, the least noisy first.

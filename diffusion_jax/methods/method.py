@@ -19,6 +19,7 @@ import numpy as np
 from flax import linen as nn
 
 from diffusion_jax import data
+from diffusion_jax.conditions.condition import Conditions
 from diffusion_jax.figures import report
 from diffusion_jax.options import Constructor, Variants
 
@@ -42,6 +43,11 @@ class Model(Protocol):
         """(height, width, channels) of what the network works on."""
         ...
 
+    @property
+    def conditions(self) -> Conditions:
+        """What it is told of the images that it learns from, and images can be asked for, by name; {} for nothing."""
+        ...
+
     def init(self, key: jax.Array, batch: Any) -> Any:
         """Parameters for batches shaped like `batch`, of which only "image" need be there."""
         ...
@@ -50,20 +56,16 @@ class Model(Protocol):
 class Drawing(Model, Protocol):
     """A model that draws images."""
 
-    @property
-    def num_requests(self) -> int | None:
-        """How many classes an image can be asked to be of; None where nothing can be asked for."""
-        ...
-
     def draw(
-        self, params: Any, keys: jax.Array, labels: jax.Array | None, given: Any, frame_stride: int | None
+        self, params: Any, keys: jax.Array, condition: Mapping[str, Any], given: Any, frame_stride: int | None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """What the network works on, float32 [N, H, W, C], image i from keys[i] and labels[i] alone; images in [-1, 1].
+        """What the network works on, float32 [N, H, W, C], image i from keys[i] and its condition alone; images in
+        [-1, 1].
 
         Args:
           params: of the network, usually their average.
           keys: [N] PRNG keys.
-          labels: int32 [N], below num_requests; None where nothing can be asked for.
+          condition: what each image is asked for, of each of `conditions` a tree of arrays [N, ...].
           given: what `Method.given` gives; its arrays are traced, so that other values do not compile again.
           frame_stride: also the states on the way to the images, every so many, [frames, N, H, W, C], the images last;
             None in their place without. A model without a way has other frames: a walk through its latents.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+
+from diffusion_jax.turn import Turn
 
 # A tree of arrays [B, ...], of which "position" is the place of each example in the global batch.
 Batch = Mapping[str, Any]
@@ -31,23 +32,6 @@ class Method(Protocol):
         `step` is an int32 scalar, the number of updates made before.
         """
         ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Turn:
-    """One of several losses, which trains a part of the parameters while the other parts stand still.
-
-    Attributes:
-      name: what it reports is called "loss_<name>" and "grad_norm_<name>".
-      part: the key of the parameters that it trains.
-      loss: as `Method.loss`, of the parameters of all parts.
-      every: it is taken in every so many steps, the first of them included.
-    """
-
-    name: str
-    part: str
-    loss: Loss
-    every: int = 1
 
 
 @runtime_checkable

@@ -18,7 +18,6 @@ from diffusion_jax.training.method import (
     Batch,
     Method,
     Metrics,
-    Turn,
     WholeBatchMethod,
     by_part,
     drawn_with,
@@ -27,6 +26,7 @@ from diffusion_jax.training.method import (
     turns_of,
 )
 from diffusion_jax.training.state import Optimizers, TrainState
+from diffusion_jax.turn import Turn
 
 # What EDM's released code puts in the place of infinite gradients.
 LARGEST_GRADIENT = 1e5

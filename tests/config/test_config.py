@@ -266,7 +266,7 @@ def test_edm2_learns_its_weighting_and_stays_on_the_sphere():
     assert method.adaptive_weighting
     batch = {
         "image": jax.numpy.zeros((2, 8, 8, 1)),
-        "label": jax.numpy.zeros(2, "int32"),
+        "condition": {"label": jax.numpy.zeros(2, "int32")},
         "position": jax.numpy.arange(2),
     }
     params = method.init(jax.random.key(0), batch)

@@ -5,6 +5,7 @@ import pytest
 from configs import digits, image_folder
 from configs.papers import dit_imagenet256, edm2_imagenet512
 from diffusion_jax import config as experiment
+from diffusion_jax.conditions.label import Label
 from diffusion_jax.config import build
 from diffusion_jax.methods.diffusion import building
 from diffusion_jax.models.registry import MODELS
@@ -18,7 +19,7 @@ def test_every_network_has_a_small_version(name):
     config.quick = True
     small = experiment.shrink(config)
     experiment.check(small, num_devices=1)
-    building.network(small, num_classes=10)  # refuses fields and images that do not fit
+    building.network(small, {"label": Label(10)})  # refuses fields and images that do not fit
     assert small.data.name == "digits" and small.data.image_size <= 32
     assert build.source(small, "train").image_shape == (small.data.image_size, small.data.image_size, 3)
 
@@ -56,7 +57,7 @@ def test_stored_latents_keep_their_size():
         small = experiment.shrink(config)
         assert (small.data.name, small.data.path, small.data.image_size) == ("latents", "latents", size)
         assert small.latents.std == config.latents.std
-        building.network(small, num_classes=10)  # refuses fields and images that do not fit
+        building.network(small, {"label": Label(10)})  # refuses fields and images that do not fit
 
 
 def test_a_quick_run_has_a_name_and_so_a_directory_of_its_own():

@@ -2,6 +2,7 @@ import json
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffusion_jax.data import ArraySource, to_uint8, train_iterator
+from diffusion_jax.data.source import CachedSource
 from diffusion_jax.data.sources import image_folder
 
 
@@ -46,7 +48,7 @@ def take(iterator, count):
 
 
 def labels_of(batches):
-    return np.concatenate([batch["label"] for batch in batches])
+    return np.concatenate([batch["condition"]["label"] for batch in batches])
 
 
 def flips_of(batches):
@@ -55,16 +57,20 @@ def flips_of(batches):
 
 def assert_same(ours, theirs):
     for mine, other in zip(ours, theirs, strict=True):
-        assert mine.keys() == other.keys() == {"image", "label"}
-        for key in mine:
-            np.testing.assert_array_equal(mine[key], other[key])
+        assert mine.keys() == other.keys() == {"image", "condition"}
+        jax.tree.map(np.testing.assert_array_equal, mine, other)
+
+
+def joined(parts):
+    """The batches of several hosts side by side."""
+    return [jax.tree.map(lambda *values: np.concatenate(values), *batch) for batch in parts]
 
 
 def test_batches_have_the_promised_form():
     batch = next(train_iterator(numbered(10), global_batch_size=4, seed=0))
     assert batch["image"].shape == (4, 1, 4, 1)
     assert batch["image"].dtype == np.float32
-    assert batch["label"].dtype == np.int32
+    assert batch["condition"]["label"].dtype == np.int32
     assert (batch["image"][:, 0, 0] == 1).all()
     assert (batch["image"][:, 0, 3] == -1).all()
 
@@ -98,8 +104,26 @@ def test_where_an_image_lands_in_an_epoch_is_uniform():
 def test_labels_stay_with_their_images():
     for batch in take(train_iterator(numbered(200), global_batch_size=64, seed=1, flip=True), 10):
         pixels = to_uint8(batch["image"])[:, 0, :, 0]
-        np.testing.assert_array_equal(pixels[:, 1], batch["label"])
-        np.testing.assert_array_equal(pixels[:, 2], batch["label"])
+        np.testing.assert_array_equal(pixels[:, 1], batch["condition"]["label"])
+        np.testing.assert_array_equal(pixels[:, 2], batch["condition"]["label"])
+
+
+def test_what_is_known_of_images_is_encoded_by_name():
+    """Texts and arrays go along with their images, as they are or as an encoder makes them; the rest is left out."""
+    source = numbered(20)
+    words = np.array([f"number {i}" for i in range(20)], object)
+    points = np.stack([np.arange(20.0), np.zeros(20)], 1).astype(np.float32)
+    known = ArraySource(source.images, source.labels, conditions={"words": words, "points": points})
+    options: dict[str, Any] = {"global_batch_size": 8, "seed": 1}
+    plain = next(train_iterator(known, **options))["condition"]
+    assert list(plain["words"]) == [f"number {label}" for label in plain["label"]]
+    np.testing.assert_array_equal(plain["points"][:, 0], plain["label"])
+    last = {"words": lambda texts: np.array([int(text[7:]) for text in texts])}
+    encoded = next(train_iterator(known, **options, encoders=last))["condition"]
+    assert encoded.keys() == {"words"}
+    np.testing.assert_array_equal(encoded["words"], plain["label"])
+    lazy = next(train_iterator(CachedSource(known), **options))["condition"]
+    jax.tree.map(np.testing.assert_array_equal, lazy, plain)
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
@@ -110,10 +134,7 @@ def test_hosts_side_by_side_are_one_host(hosts, make):
     parts = [
         take(train_iterator(make(21), **options, process_index=host, process_count=hosts), 6) for host in range(hosts)
     ]
-    joined = [
-        {key: np.concatenate([part[key] for part in batch]) for key in batch[0]} for batch in zip(*parts, strict=True)
-    ]
-    assert_same(joined, alone)
+    assert_same(joined(zip(*parts, strict=True)), alone)
 
 
 def test_flips_mirror_half_of_the_images_and_nothing_else():
@@ -150,7 +171,7 @@ def test_a_saved_state_continues_exactly(make):
     first.set_state(state)  # the same iterator may go back, past what it has prefetched
     assert_same(take(first, 4), expected)
     halves = [take_from(make, state, {**options, "process_index": host, "process_count": 2}) for host in range(2)]
-    assert_same([{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)], expected)
+    assert_same(joined(zip(*halves, strict=True)), expected)
 
 
 def take_from(make, state, options):

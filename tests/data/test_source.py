@@ -24,7 +24,7 @@ class Counting:
             raise ValueError(f"image {index} cannot be read")
         with self._lock:
             self.read.append(index)
-        return {"image": np.full(self.image_shape, index, np.uint8), "label": np.int32(0)}
+        return {"image": np.full(self.image_shape, index, np.uint8), "condition": {}}
 
 
 @pytest.mark.parametrize(

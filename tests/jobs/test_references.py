@@ -59,7 +59,7 @@ class Endless:
         self.reads += 1
         image = np.full(self.image_shape, index % 251, np.uint8)
         image[0, 0] += index == self.changed
-        return {"image": image, "label": np.int32(0)}
+        return {"image": image, "condition": {}}
 
 
 def test_memory_does_not_grow_with_the_reference(session):

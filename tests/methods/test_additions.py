@@ -58,7 +58,7 @@ class Model:
     network: nn.Module
     image_shape: tuple[int, int, int]
     noise: float
-    num_requests: None = None
+    conditions: dict = dataclasses.field(default_factory=dict)
 
     def init(self, key, batch):
         return self.network.init(key)["params"]
@@ -67,7 +67,7 @@ class Model:
         errors = jnp.square(batch["image"] - self.network.apply({"params": params})).mean((1, 2, 3))
         return errors.mean(), {"loss": (errors, jnp.ones_like(errors))}
 
-    def draw(self, params, keys, labels, given, frame_stride):
+    def draw(self, params, keys, condition, given, frame_stride):
         noise = jax.vmap(lambda key: jax.random.normal(key, self.image_shape))(keys)
         images = self.network.apply({"params": params}) + self.noise * noise
         return images, None if frame_stride is None else jnp.stack([noise, images])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from diffusion_jax.conditions.label import Label
 from diffusion_jax.diffusion import process, samplers
 from diffusion_jax.diffusion.objective import Objective
 from diffusion_jax.diffusion.time_sampler import LossSecondMoment
@@ -35,13 +36,13 @@ class Echo(nn.Module):
 def method_with(network, **options):
     sampler = samplers.ddim(CHAIN, "sample", 4, clip=None)
     objective = Objective(CHAIN, "sample", simple())
-    return Diffusion(network, objective, sampler, (2, 2, 1), **{"num_classes": 3, **options})
+    return Diffusion(network, objective, sampler, (2, 2, 1), **{"told": {"label": Label(3)}, **options})
 
 
 def batch_of(size):
     return {
         "image": jnp.zeros((size, 2, 2, 1)),
-        "label": jnp.arange(size, dtype=jnp.int32) % 3,
+        "condition": {"label": jnp.arange(size, dtype=jnp.int32) % 3},
         "position": jnp.arange(size, dtype=jnp.int32),
     }
 
@@ -55,7 +56,7 @@ def test_labels_are_dropped_at_the_asked_rate(share):
     _, metrics = method.loss(params, batch, jax.random.key(1), jnp.int32(0))
     dropped = metrics["loss"][0] == 9
     np.testing.assert_allclose(dropped.mean(), share, atol=0.05)
-    np.testing.assert_array_equal(metrics["loss"][0][~dropped], (batch["label"] ** 2)[~dropped])
+    np.testing.assert_array_equal(metrics["loss"][0][~dropped], (batch["condition"]["label"] ** 2)[~dropped])
 
 
 def test_loss_of_an_example_depends_on_its_position_and_not_on_its_neighbours():
@@ -65,7 +66,7 @@ def test_loss_of_an_example_depends_on_its_position_and_not_on_its_neighbours():
     key = jax.random.key(4)
     whole = method.loss(params, batch, key, jnp.int32(0))[1]["loss"][0]
     order = np.array([7, 0, 11, 3])
-    part = method.loss(params, {name: value[order] for name, value in batch.items()}, key, jnp.int32(0))[1]["loss"][0]
+    part = method.loss(params, jax.tree.map(lambda value: value[order], batch), key, jnp.int32(0))[1]["loss"][0]
     np.testing.assert_allclose(part, whole[order], rtol=1e-5)
     assert len(np.unique(whole)) == 12
 
@@ -85,11 +86,11 @@ def test_sampling_follows_the_label_and_guidance_goes_beyond_it():
     params = {"table": jnp.array([0.0, 0.2, 0.4, 0.1])}
     keys = jax.random.split(jax.random.key(0), 3)
     labels = jnp.array([0, 1, 2])
-    plain, _ = method.sample(params, keys, labels)
+    plain, _ = method.sample(params, keys, {"label": labels})
     np.testing.assert_allclose(plain[:, 0, 0, 0], [0, 0.2, 0.4], atol=1e-5)
-    guided, _ = method.sample(params, keys, labels, jnp.float32(2.0))
+    guided, _ = method.sample(params, keys, {"label": labels}, jnp.float32(2.0))
     np.testing.assert_allclose(guided[:, 0, 0, 0], [-0.1, 0.3, 0.7], atol=1e-5)
-    same, _ = method.sample(params, keys, labels, jnp.float32(1.0))
+    same, _ = method.sample(params, keys, {"label": labels}, jnp.float32(1.0))
     np.testing.assert_allclose(same, plain, atol=1e-6)
 
 
@@ -113,7 +114,9 @@ def test_guidance_leaves_the_learned_variance_alone():
         sampler = samplers.ddpm(CHAIN, "sample", 4, clip=None, **options)
         method = method_with(network)
         # The states on the way: the last step lands on the estimate of x_0, whatever the variance was.
-        return dataclasses.replace(method, sampler=sampler).sample(params, keys, labels, jnp.float32(3.0), 1)[1]
+        return dataclasses.replace(method, sampler=sampler).sample(
+            params, keys, {"label": labels}, jnp.float32(3.0), 1
+        )[1]
 
     learned = states(WithVariance(), params, variance="learned_range")
     np.testing.assert_allclose(learned, states(Echo(), plain, variance="fixed_small"), atol=1e-5)
@@ -126,7 +129,7 @@ def test_trajectory_starts_in_noise_and_ends_in_the_image():
     method = method_with(Echo())
     params = method.init(jax.random.key(0), batch_of(2))
     images, trajectory = method.sample(
-        params, jax.random.split(jax.random.key(0), 2), jnp.array([0, 1]), trajectory_stride=2
+        params, jax.random.split(jax.random.key(0), 2), {"label": jnp.array([0, 1])}, trajectory_stride=2
     )
     assert trajectory is not None and trajectory.shape == (3, 2, 2, 2, 1)
     np.testing.assert_allclose(jnp.clip(trajectory[-1], -1, 1), images, atol=1e-6)
@@ -134,11 +137,11 @@ def test_trajectory_starts_in_noise_and_ends_in_the_image():
 
 
 def test_unconditional_network_gets_no_labels():
-    method = method_with(MLP(out_channels=1, width=16, depth=1), num_classes=None)
+    method = method_with(MLP(out_channels=1, width=16, depth=1), told={})
     batch = batch_of(4)
     params = method.init(jax.random.key(0), batch)
     loss, _ = method.loss(params, batch, jax.random.key(1), jnp.int32(0))
-    images, _ = method.sample(params, jax.random.split(jax.random.key(0), 2), None)
+    images, _ = method.sample(params, jax.random.split(jax.random.key(0), 2), {})
     assert np.isfinite(loss) and images.shape == (2, 2, 2, 1)
 
 
@@ -147,7 +150,9 @@ def guided_levels(**options):
     params = {"table": jnp.array([0.0, 0.2, 0.4, 0.1])}
     keys, labels = jax.random.split(jax.random.key(0), 2), jnp.array([1, 1])
     method = method_with(Echo(), guidance=Guidance(**options))
-    return method.sample(params, keys, labels, jnp.float32(2.0), guide_params={"table": jnp.array([0.0, -0.3])})[0]
+    return method.sample(
+        params, keys, {"label": labels}, jnp.float32(2.0), guide_params={"table": jnp.array([0.0, -0.3])}
+    )[0]
 
 
 def test_guidance_acts_in_its_interval_only():
@@ -174,7 +179,9 @@ def test_a_guide_takes_the_place_of_the_null_class():
 def test_only_the_first_channels_are_guided():
     params = {"table": jnp.array([0.0, 0.2, 0.4, 0.1])}
     method = dataclasses.replace(method_with(Echo(), guidance=Guidance(channels=1)), image_shape=(2, 2, 2))
-    images, _ = method.sample(params, jax.random.split(jax.random.key(0), 1), jnp.array([1]), jnp.float32(2.0))
+    images, _ = method.sample(
+        params, jax.random.split(jax.random.key(0), 1), {"label": jnp.array([1])}, jnp.float32(2.0)
+    )
     np.testing.assert_allclose(images[0, 0, 0], [0.3, 0.2], atol=1e-5)
 
 
@@ -199,14 +206,14 @@ class Told(nn.Module):
 
 
 def test_the_network_is_told_of_augmentation_in_training_and_of_none_in_samples():
-    augmented = method_with(Told(), num_classes=None, augmentation=Augmentation(1.0))
+    augmented = method_with(Told(), told={}, augmentation=Augmentation(1.0))
     batch, key = batch_of(8), jax.random.key(1)
     params = augmented.init(jax.random.key(0), batch)
     prepared = augmented.prepare((), batch, key)
     loss = augmented.loss(params, prepared, key, jnp.int32(0))[1]["loss"][0]
     np.testing.assert_allclose(loss, prepared["augment_labels"].sum(-1) ** 2, rtol=1e-4)
     assert len(np.unique(loss)) == 8
-    images, _ = augmented.sample(params, jax.random.split(key, 2), None)
+    images, _ = augmented.sample(params, jax.random.split(key, 2), {})
     np.testing.assert_allclose(images, 0, atol=1e-5)
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.conditions.label import Label
 from diffusion_jax.diffusion import process, samplers
 from diffusion_jax.diffusion.objective import Objective
 from diffusion_jax.diffusion.weighting import simple
@@ -17,7 +18,7 @@ METHOD = DiffusionOfLatents(
     Objective(CHAIN, "sample", simple()),
     samplers.ddpm(CHAIN, "sample", 2, clip=None),
     (2, 2, 1),
-    num_classes=3,
+    told={"label": Label(3)},
     space=LatentSpace(mean=(1.0,), std=(2.0,), final_std=0.5),
 )
 
@@ -26,7 +27,7 @@ def batch_of(stored):
     size = len(stored)
     return {
         "image": stored,
-        "label": jnp.zeros(size, jnp.int32),
+        "condition": {"label": jnp.zeros(size, jnp.int32)},
         "position": jnp.arange(size, dtype=jnp.int32),
     }
 
@@ -41,7 +42,7 @@ def test_latents_are_normalised_and_drawn_from_their_gaussians_at_every_step():
     again = METHOD.prepare((), batch_of(moments), jax.random.key(1))["image"]
     assert np.abs(drawn - again).max() > 0.05
     # An example's draw follows from its position, not from its neighbours.
-    part = {name: value[7:9] for name, value in batch_of(moments).items()}
+    part = jax.tree.map(lambda value: value[7:9], batch_of(moments))
     np.testing.assert_array_equal(METHOD.prepare((), part, jax.random.key(0))["image"], drawn[7:9])
 
 
@@ -53,5 +54,5 @@ def test_parameters_fit_latents_whose_moments_are_stored():
 
 def test_samples_are_not_clipped():
     params = {"table": jnp.array([0.0, 3.0, -4.0, 0.1])}
-    drawn, _ = METHOD.sample(params, jax.random.split(jax.random.key(0), 2), jnp.array([1, 2]))
+    drawn, _ = METHOD.sample(params, jax.random.split(jax.random.key(0), 2), {"label": jnp.array([1, 2])})
     np.testing.assert_allclose(drawn[:, 0, 0, 0], [3, -4], atol=1e-4)

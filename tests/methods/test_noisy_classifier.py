@@ -34,7 +34,7 @@ class Power(nn.Module):
 def batch_of(size):
     return {
         "image": jnp.zeros((size, *SHAPE)),
-        "label": jnp.zeros(size, jnp.int32),
+        "condition": {"label": jnp.zeros(size, jnp.int32)},
         "position": jnp.arange(size, dtype=jnp.int32),
     }
 
@@ -113,13 +113,13 @@ def test_an_unconditional_network_draws_the_class_that_is_asked_for(name):
     params, classifier = {"scale": jnp.zeros(())}, {"gain": jnp.float32(5)}
     keys, labels = jax.random.split(jax.random.key(0), 64), jnp.arange(64) % 2
 
-    def drawn(method, labels, scale):
-        return method.sample(params, keys, labels, classifier_params=classifier, classifier_scale=jnp.float32(scale))[
-            0
-        ].mean((1, 2, 3))
+    def drawn(method, condition, scale):
+        return method.sample(
+            params, keys, condition, classifier_params=classifier, classifier_scale=jnp.float32(scale)
+        )[0].mean((1, 2, 3))
 
-    means = drawn(method, labels, 4.0)
+    means = drawn(method, {"label": labels}, 4.0)
     assert means[1::2].min() > 0 > means[::2].max()
     plain = dataclasses.replace(method, guidance=Guidance())
-    np.testing.assert_allclose(drawn(method, labels, 0.0), drawn(plain, None, 0.0), atol=1e-5)
-    assert math.isclose(float(drawn(plain, None, 0.0).mean()), 0, abs_tol=0.2)
+    np.testing.assert_allclose(drawn(method, {"label": labels}, 0.0), drawn(plain, {}, 0.0), atol=1e-5)
+    assert math.isclose(float(drawn(plain, {}, 0.0).mean()), 0, abs_tol=0.2)

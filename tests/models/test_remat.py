@@ -130,7 +130,7 @@ def test_configs_reach_it(name):
     config = experiment.default()
     config.model.name, config.model.remat = name, "dots"
     config.data.image_size = 32
-    assert building.network(config, None).remat == "dots"
+    assert building.network(config, {}).remat == "dots"
     config.model.remat = "half"
     with pytest.raises(ConfigError, match=r"^config.model: remat='half': it could be 'none' or"):
-        building.network(config, None)
+        building.network(config, {})

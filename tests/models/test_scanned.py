@@ -171,4 +171,4 @@ def test_attention_maps_need_the_blocks_written_out():
 def test_configs_reach_it():
     config = experiment.default()
     config.model.name, config.model.scan_layers, config.data.image_size = "dit", True, 8
-    assert building.network(config, None) == DiT(out_channels=3, scan_layers=True)
+    assert building.network(config, {}) == DiT(out_channels=3, scan_layers=True)

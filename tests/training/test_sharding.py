@@ -209,7 +209,7 @@ class Images(toy.Counter):
 
     def __next__(self):
         image = super().__next__()["image"].reshape(-1, 4, 4, 2)
-        return {"image": image, "label": np.arange(len(image), dtype=np.int32) % 3}
+        return {"image": image, "condition": {"label": np.arange(len(image), dtype=np.int32) % 3}}
 
 
 METHODS = {

@@ -11,7 +11,8 @@ import pytest
 
 from diffusion_jax.training import loop, replay, sharding, state, step
 from diffusion_jax.training.checkpoints import arrays
-from diffusion_jax.training.method import Turn, turns_of, updates_per_step
+from diffusion_jax.training.method import turns_of, updates_per_step
+from diffusion_jax.turn import Turn
 from tests.training import toy
 
 RATE = 0.1

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.data.images import to_float
+from diffusion_jax.data.source import LABEL
 from diffusion_jax.data.sources import digits
 
 CHANNELS = 4
@@ -43,7 +44,7 @@ class HaarDigits:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self._latents[index], "label": self._labels[index]}
+        return {"image": self._latents[index], "condition": {LABEL: self._labels[index]}}
 
 
 def load(split: str, *, image_size: int, channels: int) -> HaarDigits:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.data.decode import read_image
+from diffusion_jax.data.source import LABEL
 from diffusion_jax.readers import few
 from diffusion_jax.readers.images import EXTENSIONS, UNREADABLE
 
@@ -39,7 +40,8 @@ class ImageFolder:
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self._root / self.files[index]
         image = read_image(path, str(path), image_size=self.image_shape[0], channels=self.image_shape[2])
-        return {"image": image, "label": self._labels[index]}
+        known = {} if self.class_names is None else {LABEL: self._labels[index]}
+        return {"image": image, "condition": known}
 
 
 def load(path: str | Path, split: str, *, image_size: int, channels: int = 3) -> ImageFolder:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax import readers
+from diffusion_jax.data.source import LABEL
 
 # What an encoded folder says of itself; written last, so that a folder without it is not complete.
 RECORD = "latents.json"
@@ -53,7 +54,8 @@ class Latents:
         row = self._rows[index]
         shard = int(np.searchsorted(self._starts, row, side="right")) - 1
         latent = np.asarray(self._shards[shard][row - self._starts[shard]], np.float32)
-        return {"image": latent, "label": np.int32(0 if self._labels is None else self._labels[row])}
+        known = {} if self._labels is None else {LABEL: np.int32(self._labels[row])}
+        return {"image": latent, "condition": known}
 
 
 def load(path: str | Path, split: str, *, image_size: int, channels: int) -> Latents:

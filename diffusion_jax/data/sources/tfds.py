@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.data.decode import read_image
+from diffusion_jax.data.source import LABEL
 
 # TFDS test splits often come without labels (imagenet2012 has -1 there), validation splits with them.
 TEST_SPLITS = ("validation", "test")
@@ -44,10 +45,12 @@ class TfdsImages:
         image = read_image(
             io.BytesIO(record[self._image_key]), name, image_size=self.image_shape[0], channels=self.image_shape[2]
         )
-        label = 0 if self._label_key is None else int(record[self._label_key])
-        if self._label_key is not None and label < 0:
+        if self._label_key is None:
+            return {"image": image, "condition": {}}
+        label = int(record[self._label_key])
+        if label < 0:
             raise ValueError(f"image {name} has the label {label}: TFDS published this split without labels")
-        return {"image": image, "label": np.int32(label)}
+        return {"image": image, "condition": {LABEL: np.int32(label)}}
 
 
 def load(name: str, split: str, *, image_size: int, channels: int = 3, data_dir: str | None = None) -> TfdsImages:

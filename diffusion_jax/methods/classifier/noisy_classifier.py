@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from diffusion_jax.conditions.condition import Conditions
+from diffusion_jax.conditions.label import Label
+from diffusion_jax.data.source import LABEL
 from diffusion_jax.diffusion.objective import quantile_and_noise
 from diffusion_jax.diffusion.process import Process
 from diffusion_jax.methods.examples import Batch, Metrics, by_noise_level, example_keys
@@ -33,6 +36,11 @@ class NoisyClassifier:
     num_classes: int
     least_crop: float = 1.0
 
+    @property
+    def conditions(self) -> Conditions:
+        """The classes, which it learns to tell."""
+        return {LABEL: Label(self.num_classes)}
+
     def init(self, key: jax.Array, batch: Batch) -> Any:
         """Parameters for images like those of `batch`."""
         image = jnp.zeros((1, *self.image_shape), batch["image"].dtype)
@@ -41,12 +49,12 @@ class NoisyClassifier:
     def loss(self, params: Any, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[jax.Array, Metrics]:
         """The mean cross-entropy of a batch in nats, and what is reported of it as name -> (values [B], weights [B]).
 
-        batch: "image" float [B, H, W, C] in [-1, 1], "label" int32 [B], "position" int32 [B], the place of each example
-        in the global batch, from which its time, noise and crop follow.
+        batch: "image" float [B, H, W, C] in [-1, 1], the "label" int32 [B] of its "condition", and "position" int32
+        [B], the place of each example in the global batch, from which its time, noise and crop follow.
         """
         del step
         keys = example_keys(key, batch)
-        images, labels = batch["image"], batch["label"]
+        images, labels = batch["image"], batch["condition"][LABEL]
         if self.least_crop < 1:
             crop_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2)
             images = jax.vmap(random_crop, (0, 0, None))(crop_keys, images, self.least_crop)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.conditions.condition import arguments, nulls
+from diffusion_jax.data.source import LABEL
 from diffusion_jax.data.sources import LATENT_SOURCES
 from diffusion_jax.diffusion.prediction import PREDICTIONS
 from diffusion_jax.figures import diffusion_report, strips
@@ -49,7 +51,7 @@ class DiffusionMethod(Method):
                 f"config.sampling.guidance_channels is {sampling.guidance_channels}, but config.data.channels is "
                 f"{config.data.channels}"
             )
-        without_null = settings.class_conditional and not settings.label_dropout
+        without_null = building.names(config) and not settings.label_dropout
         if without_null and sampling.guidance_scale != 1 and not sampling.guide:
             raise ValueError(
                 f"config.sampling.guidance_scale is {sampling.guidance_scale}, which needs a network that has seen "
@@ -62,22 +64,24 @@ class DiffusionMethod(Method):
             )
 
     def needs_labels(self, config: Config) -> str | None:
-        return "config.method.class_conditional is True" if config.method.class_conditional else None
+        if config.method.class_conditional:
+            return "config.method.class_conditional is True"
+        return f"config.method.conditions has {LABEL!r}" if LABEL in config.method.conditions else None
 
     def build(self, config: Config, context: Context) -> Any:
-        num_classes = context.num_classes if config.method.class_conditional else None
+        told = building.told(config, context)
         chain = building.process(config)
         fields = {
-            "network": building.network(config, num_classes),
+            "network": building.network(config, told),
             "objective": building.objective(config, chain),
             "sampler": building.sampler(config, chain),
             "image_shape": (config.data.image_size, config.data.image_size, config.data.channels),
-            "num_classes": num_classes,
+            "told": told,
             "label_dropout": config.method.label_dropout,
             "augmentation": building.augmentation(config),
             "coupling": config.method.coupling,
             "adaptive_weighting": config.method.adaptive_weighting,
-            "guidance": building.guidance(config, num_classes, context),
+            "guidance": building.guidance(config, told, context),
         }
         classifier: Any = fields["guidance"].classifier
         known = getattr(classifier, "num_classes", None)
@@ -96,10 +100,11 @@ class DiffusionMethod(Method):
         if is_guided(run):
             given["guidance_scale"] = np.float32(sampling.guidance_scale)
         if (guide := guidance.guide) is not None:
-            label = jnp.zeros(1, jnp.int32) if guidance.guide_is_conditional else None
+            zeros = jax.tree.map(jnp.zeros_like, nulls(model.told, 1))
+            told = arguments(model.told, zeros) if guidance.guide_is_conditional else {}
             given["guide_params"] = run.restore(
                 sampling.guide,
-                lambda: guide.init(jax.random.key(0), image, time, label)["params"],
+                lambda: guide.init(jax.random.key(0), image, time, **told)["params"],
                 sampling.guide_ema_width,
                 sampling.guide_step,
             )
@@ -122,7 +127,7 @@ class DiffusionMethod(Method):
 
     def protocol(self, run: Run) -> dict[str, Any]:
         sampling = run.config.sampling
-        can_guide = is_guided(run) or run.model.num_classes is not None
+        can_guide = is_guided(run) or bool(run.model.told)
         protocol = {
             "sampler": sampling.name,
             "sampler_steps": run.model.sampler.num_steps,
@@ -136,7 +141,7 @@ class DiffusionMethod(Method):
         sweeps = run.config.evaluation
         if not (sweeps.sweep_samplers or sweeps.sweep_steps or sweeps.sweep_guidance):
             return
-        is_trained_for_it = run.model.num_classes is not None and run.config.method.label_dropout > 0
+        is_trained_for_it = bool(run.model.told) and run.config.method.label_dropout > 0
         if sweeps.sweep_guidance and not (is_trained_for_it or run.model.guidance.guide is not None):
             raise ValueError(
                 "config.evaluation.sweep_guidance needs a class-conditional method that was trained with "
@@ -163,7 +168,9 @@ class DiffusionMethod(Method):
         return {"bits_per_dimension": likelihood.of_test_images(run)}
 
     def summary(self, run: Run, drawn: Mapping[str, Any]) -> tuple[str, str]:
-        kind = "a class-conditional" if run.model.num_classes is not None else "an unconditional"
+        kind = "an unconditional"
+        if run.model.told:
+            kind = "a class-conditional" if run.model.num_classes is not None else "a conditional"
         sampler = _SAMPLERS.get(drawn["sampler"], drawn["sampler"])
         ending = f", and sampled with {sampler} in {drawn['num_steps']} steps"
         return f"{kind} diffusion model", ending
@@ -185,7 +192,7 @@ class DiffusionMethod(Method):
 
 def is_guided(run: Run) -> bool:
     """Whether a second evaluation of the network, or one of the guide, guides each step."""
-    has_two = run.model.num_classes is not None or run.model.guidance.guide is not None
+    has_two = bool(run.model.told) or run.model.guidance.guide is not None
     return has_two and run.config.sampling.guidance_scale != 1
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from flax import linen as nn
 
+from diffusion_jax.conditions.condition import Condition, Conditions
+from diffusion_jax.conditions.registry import CONDITIONS
+from diffusion_jax.data.source import LABEL
 from diffusion_jax.diffusion import samplers
 from diffusion_jax.diffusion.objective import Objective
 from diffusion_jax.diffusion.preconditioning import PRECONDITIONINGS
@@ -21,12 +25,39 @@ from diffusion_jax.models.registry import CLASSIFIERS
 from diffusion_jax.options import parameters
 
 
-def network(config: Config, num_classes: int | None) -> nn.Module:
-    """The denoising network, checked against the image size."""
+def told(config: Config, context: Context) -> dict[str, Condition]:
+    """The conditions that the network is told, by name, as the training data have them."""
+    with config.method.errors():
+        return {name: CONDITIONS[name].of(context.train()) for name in names(config)}
+
+
+def names(config: Config) -> tuple[str, ...]:
+    """Of the conditions that the network is told."""
+    settings = config.method
+    labels = (LABEL,) if settings.class_conditional else ()
+    return tuple(dict.fromkeys((*labels, *settings.conditions)))
+
+
+def _listed(conditions: Iterable[str]) -> str:
+    return ", ".join(conditions) or "nothing"
+
+
+def network(config: Config, conditions: Conditions) -> nn.Module:
+    """The denoising network, checked against the image size and what it is told."""
+    options: dict[str, Any] = {"num_classes": None}
+    for condition in conditions.values():
+        options |= condition.network_options
     with config.model.errors():
+        taken = inspect.signature(config.model.constructor.__call__).parameters
+        for name, condition in conditions.items():
+            if condition.argument not in taken:
+                raise ValueError(
+                    f"name is {config.model.name!r}, a network that cannot be told the condition {name!r}: it takes no "
+                    f"{condition.argument}"
+                )
         model: Any = config.model.build(
             **_attention(config),
-            num_classes=num_classes,
+            **options,
             dtype=config.training.compute_dtype,
             null_class=config.method.label_dropout > 0,
             out_channels=config.data.channels * (1 if config.method.bound == "none" else 2),
@@ -121,17 +152,20 @@ def augmentation(config: Config) -> Augmentation | None:
         return chosen
 
 
-def guidance(config: Config, num_classes: int | None, context: Context) -> Guidance:
+def guidance(config: Config, conditions: Conditions, context: Context) -> Guidance:
     """What the guidance scale acts on; the guide's config is read from its work directory."""
     sampling = config.sampling
     with sampling.errors():
         guide, is_conditional = None, False
         if sampling.guide:
-            told = guide_config(config, context)
-            is_conditional = told.method.class_conditional
-            if is_conditional and num_classes is None:
-                raise ValueError(f"guide {sampling.guide!r} is told the class, but the network that it guides is not")
-            guide = network(told, num_classes if is_conditional else None)
+            other = guide_config(config, context)
+            is_conditional = other.method.class_conditional or bool(other.method.conditions)
+            if is_conditional and set(names(other)) != conditions.keys():
+                raise ValueError(
+                    f"guide {sampling.guide!r} is told {_listed(names(other))}, but the network that it guides "
+                    f"{_listed(conditions)}"
+                )
+            guide = network(other, conditions if is_conditional else {})
         return Guidance(
             sampling.guidance_interval,
             sampling.guidance_rescale,

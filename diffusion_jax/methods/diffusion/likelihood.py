@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax import data
+from diffusion_jax.conditions.condition import arguments
 from diffusion_jax.diffusion import likelihood, variational
 from diffusion_jax.diffusion import prediction as predictions
 from diffusion_jax.diffusion.process import DiscreteProcess
@@ -26,7 +28,7 @@ def estimate_name(method: Diffusion) -> str:
 
 
 def bits_per_dimension(
-    method: Diffusion, params: Any, images: jax.Array, labels: jax.Array | None, key: jax.Array
+    method: Diffusion, params: Any, images: jax.Array, condition: Mapping[str, Any], key: jax.Array
 ) -> jax.Array:
     """-log2 p(image) per dimension [B] of images that were uint8, float [B, H, W, C] in [-1, 1].
 
@@ -34,10 +36,10 @@ def bits_per_dimension(
     the probability-flow ODE at the image with uniform noise of one uint8 step on it (Song et al. 2021, section 4.3).
     """
     process, prediction = method.objective.process, method.objective.prediction
-    channels = method.image_shape[-1]
+    channels, told = method.image_shape[-1], arguments(method.told, condition)
 
     def network(x: jax.Array, t: jax.Array) -> Any:
-        return method.network.apply({"params": params}, x, t, labels)
+        return method.network.apply({"params": params}, x, t, **told)
 
     if isinstance(process, DiscreteProcess):
         variance = "learned_range" if method.objective.learned_variance else "fixed_small"
@@ -63,13 +65,16 @@ def bits_per_dimension(
 def of_test_images(run: Run) -> dict[str, Any]:
     """Mean and standard error of config.evaluation.num_likelihood_images test images, without guidance."""
     model: Diffusion = run.model
-    images, labels = data.load_arrays(run.test_source, limit=run.config.evaluation.num_likelihood_images)
+    images, condition = data.gather(
+        run.test_source, data.spaced(len(run.test_source), run.config.evaluation.num_likelihood_images)
+    )
+    encoded = {name: known.encode(condition[name]) for name, known in model.told.items()}
 
-    def estimate(params: Any, indices: jax.Array, images: jax.Array, labels: jax.Array) -> jax.Array:
+    def estimate(params: Any, indices: jax.Array, images: jax.Array, condition: Mapping[str, Any]) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(run.config.seed), indices[0])
-        return bits_per_dimension(model, params, images, None if model.num_classes is None else labels, key)
+        return bits_per_dimension(model, params, images, condition, key)
 
-    bits = run.batched(estimate)(data.to_float(images), labels)
+    bits = run.batched(estimate)(data.to_float(images), encoded)
     return {
         "mean": float(bits.mean()),
         "standard_error": float(bits.std() / np.sqrt(len(bits))),

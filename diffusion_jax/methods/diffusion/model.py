@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from diffusion_jax.conditions.condition import Conditions, arguments, nulls
+from diffusion_jax.conditions.label import Label
+from diffusion_jax.data.source import LABEL
 from diffusion_jax.diffusion import coupling, guidance, samplers
 from diffusion_jax.diffusion.objective import Objective
 from diffusion_jax.methods.augmentation import Augmentation
@@ -22,13 +26,15 @@ class Diffusion:
     """A denoising network, how it is trained and how it is sampled.
 
     Attributes:
-      network: called as network(sample, timestep, class_labels, train) -> raw output; with augment_labels [B, 9] too if
-        images are augmented, and with a method log_variance(timestep) -> [B] if the weighting is adaptive.
+      network: called as network(sample, timestep, train=...) -> raw output, with the conditions as their keywords and
+        augment_labels [B, 9] if images are augmented; with a method log_variance(timestep) -> [B] if the weighting is
+        adaptive.
       objective: the loss on the raw output.
       sampler: the table of steps that `sample` runs.
       image_shape: (height, width, channels).
-      num_classes: None for an unconditional network; otherwise the label num_classes stands for "no class".
-      label_dropout: share of training examples whose label is dropped, which is what classifier-free guidance needs.
+      told: the conditions that the network is told, by name; {} for an unconditional network.
+      label_dropout: share of training examples whose conditions are dropped, all together, which is what
+        classifier-free guidance needs.
       augmentation: of training images; None leaves them as they are. Samples are never told of any.
       coupling: "independent" noise, or the noise of a batch brought to the images by "optimal_transport".
       adaptive_weighting: noise levels weigh alike, by a loss that is learnt for each (Karras et al. 2024, eq. 21).
@@ -40,7 +46,7 @@ class Diffusion:
     objective: Objective
     sampler: samplers.Sampler | samplers.AdaptiveSampler
     image_shape: tuple[int, int, int]
-    num_classes: int | None = None
+    told: Conditions = dataclasses.field(default_factory=dict)
     label_dropout: float = 0.0
     augmentation: Augmentation | None = None
     coupling: str = coupling.INDEPENDENT
@@ -55,26 +61,29 @@ class Diffusion:
     def init(self, key: jax.Array, batch: Batch) -> Any:
         """Parameters for images like those of `batch`."""
         image = jnp.zeros((1, *self.image_shape), batch["image"].dtype)
-        labels = None if self.num_classes is None else jnp.zeros(1, jnp.int32)
-        return self.network.init(key, image, jnp.zeros(1, jnp.int32), labels)["params"]
+        told = jax.tree.map(jnp.zeros_like, nulls(self.told, 1))
+        return self.network.init(key, image, jnp.zeros(1, jnp.int32), **arguments(self.told, told))["params"]
 
     def init_state(self) -> Any:
         """What the objective's time sampler remembers; () if there is none."""
         return self.objective.init_state()
 
     def prepare(self, state: Any, batch: Batch, key: jax.Array) -> Batch:
-        """The batch with everything drawn that the network will see: labels dropped, images augmented, times and noise.
+        """The batch with all that the network will see: conditions dropped, images augmented, times and noise drawn.
 
-        batch: "image" float [B, H, W, C] in [-1, 1], "label" int32 [B], "position" int32 [B], the place of each example
-        in the global batch, from which its randomness follows. Only what the whole batch decides needs the whole of it:
-        the coupling of noise and images, and the losses that times are drawn by.
+        batch: "image" float [B, H, W, C] in [-1, 1], the "condition" of each name, "position" int32 [B], the place of
+        each example in the global batch, from which its randomness follows. Only what the whole batch decides needs the
+        whole of it: the coupling of noise and images, and the losses that times are drawn by.
         """
         keys = example_keys(key, batch)
-        objective_keys, label_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        objective_keys, drop_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         prepared = dict(batch)
-        if self.num_classes is not None:
-            dropped = jax.vmap(lambda k: jax.random.bernoulli(k, self.label_dropout))(label_keys)
-            prepared["label"] = jnp.where(dropped, self.num_classes, batch["label"])
+        if self.told:
+            dropped = jax.vmap(lambda k: jax.random.bernoulli(k, self.label_dropout))(drop_keys)
+            known = batch["condition"]
+            prepared["condition"] = {
+                name: condition.drop(known[name], dropped) for name, condition in self.told.items()
+            }
         if self.augmentation is not None:
             augmentation_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2)
             augmented = jax.vmap(self.augmentation)(augmentation_keys, batch["image"])
@@ -93,12 +102,13 @@ class Diffusion:
         del step
         if "noise" not in batch:
             batch = self.prepare(self.init_state(), batch, key)
-        labels = None if self.num_classes is None else batch["label"]
-        told = {"augment_labels": batch["augment_labels"]} if self.augmentation is not None else {}
+        told = arguments(self.told, batch.get("condition", {}))
+        if self.augmentation is not None:
+            told["augment_labels"] = batch["augment_labels"]
         dropout = {"dropout": jax.random.fold_in(example_keys(key, batch)[0], 1)}
 
         def network(x: jax.Array, t: jax.Array) -> jax.Array:
-            return self.network.apply({"params": params}, x, t, labels, True, rngs=dropout, **told)  # pyright: ignore
+            return self.network.apply({"params": params}, x, t, train=True, rngs=dropout, **told)  # pyright: ignore
 
         def log_variance(t: jax.Array) -> jax.Array:
             return self.network.apply({"params": params}, t, method="log_variance")  # pyright: ignore
@@ -115,10 +125,16 @@ class Diffusion:
         return self.objective.update_state(state, batch["time"], metrics["loss"][0])
 
     @property
-    def num_requests(self) -> int | None:
-        """How many classes samples can be asked to be of, by the network or by the classifier that guides it."""
+    def num_classes(self) -> int | None:
+        """Of the labels that the network is told, where the next one stands for "no class"; None if it is told none."""
+        label = self.told.get(LABEL)
+        return label.num_classes if isinstance(label, Label) else None
+
+    @property
+    def conditions(self) -> Conditions:
+        """What samples can be asked for: what the network is told, and the class by the classifier that guides it."""
         classifier: Any = self.guidance.classifier
-        return self.num_classes if classifier is None else classifier.num_classes
+        return self.told if classifier is None else {**self.told, LABEL: Label(classifier.num_classes)}
 
     def frames(self, count: int) -> tuple[int, list[str]]:
         """(stride, captions) of about `count` states of the reverse process."""
@@ -128,16 +144,16 @@ class Diffusion:
         return stride, [f"t = {t:.0f}" for t in timesteps[:-1]] + ["image"]
 
     def draw(
-        self, params: Any, keys: jax.Array, labels: jax.Array | None, given: Any, frame_stride: int | None
+        self, params: Any, keys: jax.Array, condition: Any, given: Any, frame_stride: int | None
     ) -> tuple[jax.Array, jax.Array | None]:
         """`sample`, with what guides it by name in `given`."""
-        return self.sample(params, keys, labels, trajectory_stride=frame_stride, **given)
+        return self.sample(params, keys, condition, trajectory_stride=frame_stride, **given)
 
     def sample(
         self,
         params: Any,
         keys: jax.Array,
-        labels: jax.Array | None,
+        condition: Mapping[str, Any],
         guidance_scale: jax.Array | None = None,
         trajectory_stride: int | None = None,
         guide_params: Any = None,
@@ -149,32 +165,34 @@ class Diffusion:
         Args:
           params: of the network, usually the EMA's.
           keys: [N] PRNG keys.
-          labels: int32 [N], None for an unconditional network without a classifier.
-          guidance_scale: scalar; None evaluates the network alone, without the null class or the guide.
+          condition: what each image is asked for, name -> a tree of [N, ...]; {} of an unconditional network without a
+            classifier.
+          guidance_scale: scalar; None evaluates the network alone, without the null condition or the guide.
           trajectory_stride: also return every so many states of the reverse process [frames, N, H, W, C].
           guide_params: of `guidance.guide`, if there is one.
           classifier_params, classifier_scale: of `guidance.classifier`, if there is one; a scale of 0 is no guidance.
         """
 
-        channels = self.image_shape[-1]
+        channels, labels = self.image_shape[-1], condition.get(LABEL)
+        told = arguments(self.told, condition)
 
-        def predict(x: jax.Array, t: jax.Array, condition: jax.Array | None) -> jax.Array:
-            output: Any = self.network.apply({"params": params}, x, t, condition)
+        def predict(x: jax.Array, t: jax.Array, told: Mapping[str, Any]) -> jax.Array:
+            output: Any = self.network.apply({"params": params}, x, t, **told)
             return output if self.sampler.learned_variance else output[..., :channels]
 
         def weak(x: jax.Array, t: jax.Array) -> jax.Array:
-            condition = labels if self.guidance.guide_is_conditional else None
-            return self.guidance.guide.apply({"params": guide_params}, x, t, condition)  # pyright: ignore
+            known = told if self.guidance.guide_is_conditional else {}
+            return self.guidance.guide.apply({"params": guide_params}, x, t, **known)  # pyright: ignore
 
         x_T = samplers.initial_noise(self.sampler, keys, self.image_shape)
         interval = interval_in_timesteps(self.guidance.interval, self.objective.process, self.objective.prediction)
         how = (self.guidance.channels or channels, interval, self.guidance.rescale)
-        denoise = guidance.conditional(predict, None if self.num_classes is None else labels)
+        denoise = guidance.conditional(predict, told)
         if guidance_scale is not None and self.guidance.guide is not None:
             denoise = guidance.autoguidance(denoise, weak, guidance_scale, *how)
-        elif guidance_scale is not None and self.num_classes is not None and labels is not None:
-            null = jnp.full_like(labels, self.num_classes)
-            denoise = guidance.classifier_free(predict, labels, null, guidance_scale, *how)
+        elif guidance_scale is not None and told:
+            null = arguments(self.told, nulls(self.told, len(keys)))
+            denoise = guidance.classifier_free(predict, told, null, guidance_scale, *how)
         sampler, tilt = self.sampler, None
         if self.guidance.classifier is not None and labels is not None and classifier_scale is not None:
             log_probability = log_probability_of(self.guidance.classifier, classifier_params, labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from diffusion_jax.conditions.registry import CONDITIONS
 from diffusion_jax.diffusion.coupling import COUPLINGS
 from diffusion_jax.diffusion.objective import BOUNDS
 from diffusion_jax.diffusion.preconditioning import PRECONDITIONINGS
@@ -23,7 +24,8 @@ from diffusion_jax.options import Variants, check_choice, check_least, described
     prediction="of the network: epsilon, sample, v, score or velocity; or with EDM's scalings edm, vp, ve or iddpm",
     bound="hybrid, hybrid_unscaled and vlb also learn the variance, as improved DDPM; none does not",
     class_conditional="the network is told the classes of the data",
-    label_dropout="share of labels that training drops, as classifier-free guidance needs",
+    conditions="further names of what the network is told of the images, as the data have them; () for none",
+    label_dropout="share of labels, or of conditions, that training drops, as classifier-free guidance needs",
     coupling="of noise and images: independent; optimal_transport matches them in each whole batch",
     adaptive_weighting="noise levels weigh by a loss that the network learns for each, as EDM2",
 )
@@ -34,6 +36,7 @@ class Settings:
     prediction: str = "epsilon"
     bound: str = "none"
     class_conditional: bool = False
+    conditions: tuple[str, ...] = ()
     label_dropout: float = 0.1
     coupling: str = "independent"
     adaptive_weighting: bool = False
@@ -41,6 +44,8 @@ class Settings:
     def __post_init__(self) -> None:
         check_choice("prediction", self.prediction, (*PREDICTIONS, *PRECONDITIONINGS))
         check_choice("bound", self.bound, BOUNDS)
+        for name in self.conditions:
+            check_choice("conditions", name, CONDITIONS)
         check_choice("coupling", self.coupling, COUPLINGS)
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout is {self.label_dropout}; it must be from 0 to 1")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from diffusion_jax.conditions.condition import Conditions
+from diffusion_jax.conditions.label import Label
+from diffusion_jax.data.source import LABEL
 from diffusion_jax.methods import latent_walk
 from diffusion_jax.methods.examples import Batch, Metrics, example_keys
 from diffusion_jax.methods.gan import penalties
 from diffusion_jax.methods.gan.adaptive import AdaptiveAugmentation, Strength
 from diffusion_jax.methods.gan.losses import Game
+from diffusion_jax.turn import Turn
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 # Points of a latent walk, of which frames are every so many.
@@ -24,15 +28,6 @@ _LENGTH_DECAY = 0.01
 # Names of what `prepare` adds to a batch, [B], and `update_state` reads from the metrics.
 _PROBABILITY, _MEAN_LENGTH = "augmentation_probability", "mean_path_length"
 _VERDICT, _LENGTH = "verdict_sign", "path_length"
-
-
-class Turn(NamedTuple):
-    """One of the losses: see `diffusion_jax.training.method.Turn`."""
-
-    name: str
-    part: str
-    loss: Callable[..., tuple[jax.Array, Metrics]]
-    every: int = 1
 
 
 class Memory(NamedTuple):
@@ -193,9 +188,9 @@ class GAN:
         return factor * jnp.mean(penalised), _each({_LENGTH: lengths})
 
     @property
-    def num_requests(self) -> int | None:
-        """How many classes images can be asked to be of."""
-        return self.num_classes
+    def conditions(self) -> Conditions:
+        """The class, if the networks are told of it."""
+        return {} if self.num_classes is None else {LABEL: Label(self.num_classes)}
 
     def frames(self, count: int) -> tuple[int, list[str]]:
         """(stride, captions) of about `count` images on a walk from other latents."""
@@ -203,13 +198,13 @@ class GAN:
         return stride, [f"{place / _WALK:.0%}" for place in _places(stride)[:-1]] + ["image"]
 
     def draw(
-        self, params: Any, keys: jax.Array, labels: jax.Array | None, given: Any, frame_stride: int | None
+        self, params: Any, keys: jax.Array, condition: Mapping[str, Any], given: Any, frame_stride: int | None
     ) -> tuple[jax.Array, jax.Array | None]:
         """See `methods.method.Drawing`; params are the generator's.
 
         given: "truncation", scalar, and "mean_styles" [classes, D], [1, D] without classes; {} for no truncation.
         """
-        latents = _normal(_folded(keys, 0), (self.network.latent_dim,))
+        latents, labels = _normal(_folded(keys, 0), (self.network.latent_dim,)), condition.get(LABEL)
 
         def images(latents: jax.Array) -> jax.Array:
             styles = self._apply(params, latents, labels, method="style")
@@ -246,7 +241,7 @@ class GAN:
         return batch, example_keys(jax.random.fold_in(key, turn), batch)
 
     def _labels(self, batch: Batch) -> jax.Array | None:
-        return None if self.num_classes is None else batch["label"]
+        return None if self.num_classes is None else batch["condition"][LABEL]
 
     def _apply(self, params: Any, *arguments: Any, method: str) -> jax.Array:
         return self.network.apply({"params": params}, *arguments, method=method)
