@@ -147,7 +147,9 @@ def test_truncation_goes_to_the_mean_style_of_the_class():
     keys, labels = jax.random.split(KEY, 4), jnp.array([3, 3, 4, 4])
     means = game.mean_styles(params, KEY, 500)
     assert means.shape == (10, 8)  # the latent and the class's vector
-    draw = jax.jit(lambda psi: game.draw(params, keys, {"label": labels}, {"truncation": psi, "mean_styles": means}, None)[0])
+    draw = jax.jit(
+        lambda psi: game.draw(params, keys, {"label": labels}, {"truncation": psi, "mean_styles": means}, None)[0]
+    )
     plain = game.draw(params, keys, {"label": labels}, {}, None)[0]
     np.testing.assert_allclose(draw(1.0), plain, atol=1e-5)
     middle = np.asarray(draw(0.0))
@@ -163,7 +165,9 @@ def test_a_walk_ends_in_the_images_and_each_is_its_keys_alone():
     images, frames = game.draw(params, keys, {"label": labels}, {}, stride)
     assert frames.shape == (len(captions), 3, 8, 8, 1) and captions[-1] == "image"
     np.testing.assert_array_equal(frames[-1], images)
-    np.testing.assert_allclose(game.draw(params, keys[1:2], {"label": labels[1:2]}, {}, None)[0], images[1:2], atol=1e-6)
+    np.testing.assert_allclose(
+        game.draw(params, keys[1:2], {"label": labels[1:2]}, {}, None)[0], images[1:2], atol=1e-6
+    )
     steps = np.abs(np.diff(np.asarray(frames), axis=0)).max((1, 2, 3, 4))
     assert (steps > 0).all()
 
