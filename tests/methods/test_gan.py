@@ -90,11 +90,18 @@ def test_penalties_of_their_own_turn_weigh_as_often_as_they_are_rarer():
     np.testing.assert_allclose(whole - game, penalties / 4, rtol=1e-5)
 
 
-def test_a_batch_in_parts_is_the_same_game():
+@pytest.fixture(scope="module")
+def playing():
+    """(a game, the compiled losses of its turns by a prepared batch)."""
+    game = model()
+    params = game.init(KEY, BATCH)
+    return game, jax.jit(lambda batch: [turn.loss(params, batch, KEY, 0)[0] for turn in game.turns])
+
+
+def test_a_batch_in_parts_is_the_same_game(playing):
     """What is random follows from an example's place, so a loss is the mean of those of the parts."""
-    game = model(PLAIN)
-    params, batch = game.init(KEY, BATCH), prepared(game)
-    losses = jax.jit(lambda batch: [turn.loss(params, batch, KEY, 0)[0] for turn in game.turns])
+    game, losses = playing
+    batch = prepared(game, 0.5)
     parts = [losses(jax.tree.map(lambda value, first=first: value[first::2], batch)) for first in (0, 1)]
     np.testing.assert_allclose(losses(batch), np.mean(parts, axis=0), rtol=1e-5)
 
@@ -119,10 +126,8 @@ def test_each_turn_trains_all_of_its_part_the_classes_too():
         assert all(norm > 0 for norm in weights), turn.name
 
 
-def test_the_discriminator_sees_what_augmentation_makes_and_the_generator_learns_through_it():
-    game = model()
-    params = game.init(KEY, BATCH)
-    losses = jax.jit(lambda batch: [turn.loss(params, batch, KEY, 0)[0] for turn in game.turns])
+def test_the_discriminator_sees_what_augmentation_makes_and_the_generator_learns_through_it(playing):
+    game, losses = playing
     before, after = losses(prepared(game)), losses(prepared(game, 1.0))
     changed = [abs(one - other) > 1e-6 for one, other in zip(before, after, strict=True)]
     assert changed == [True, True, True, False]  # lengths of paths are of the images alone

@@ -54,6 +54,15 @@ def test_as_often_as_the_probability_says_and_else_not_at_all():
     assert abs(share(1.0) - 0.5) < 0.07
 
 
+def test_colours_alone_leave_every_pixel_where_it_is():
+    still = AdaptiveAugmentation(**dict.fromkeys(("flip_x", "scale", "rotation", "anisotropy", "translation"), 0.0))
+    assert not still.moves and AdaptiveAugmentation().moves
+    image = jnp.arange(64.0).reshape(8, 8, 1) / 64
+    seen = np.asarray(jax.jit(still.augment)(jax.random.key(3), image, ONE))[..., 0]
+    steps = np.diff(seen.ravel())
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-3)
+
+
 def test_it_is_affine_and_learnt_through():
     image, other = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
     augment = jax.jit(lambda image: AdaptiveAugmentation().augment(jax.random.key(3), image, ONE))

@@ -77,6 +77,12 @@ class AdaptiveAugmentation(Augmentation):
         """Whether nothing is ever transformed."""
         return self.probability == 0 and self.target is None
 
+    @property
+    def moves(self) -> bool:
+        """Whether places are transformed, which takes most of the work; colours alone leave them."""
+        places = (self.flip_x, self.flip_y, self.scale, self.rotation, self.anisotropy, self.translation)
+        return any(places)
+
     def begin(self) -> Strength:
         """What is remembered before the first update."""
         return Strength(jnp.float32(self.probability), jnp.zeros(()), jnp.zeros((), jnp.int32))
@@ -102,7 +108,7 @@ class AdaptiveAugmentation(Augmentation):
     def augment(self, key: jax.Array, image: jax.Array, probability: jax.Array) -> jax.Array:
         """An image [H, W, C] in [-1, 1], transformed at random; it may leave that range."""
         place_key, colour_key = jax.random.split(key)
-        moved = self.draw(place_key, probability).apply(image)
+        moved = self.draw(place_key, probability).apply(image) if self.moves else image
         matrix, shift = self.colours(colour_key, image.shape[-1], probability)
         return (jnp.matmul(moved, matrix.T, precision="highest") + shift).astype(image.dtype)
 
