@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import difflib
 import os
 import shlex
@@ -21,6 +20,9 @@ platform.prepare()  # before anything imports JAX
 
 from absl import logging  # noqa: E402
 
+from diffusion_jax.jobs.job import Job, imported  # noqa: E402
+from diffusion_jax.jobs.table import JOBS, WHOLE_RUN  # noqa: E402
+
 USAGE = """\
 Trains, samples, evaluates and reports an image diffusion model.
 
@@ -34,16 +36,6 @@ those of a config.
 
 draws from a published checkpoint (Stable Diffusion and others); --mode sample --from DIR --help lists its options.
 """
-MODES = {
-    "train": "train, resuming the newest checkpoint in the work directory",
-    "sample": "write samples.png and sampling.gif from the newest checkpoint",
-    "evaluate": "score generated images against held-out ones: evaluation.json",
-    "report": "write report.html from what the other jobs left",
-    "replay": "run the step again at which training stopped, and say what is not finite where",
-}
-# What runs without --mode.
-WHOLE_RUN = ("train", "sample", "evaluate", "report")
-
 # Bad input; the same code as argparse and the shell use.
 BAD_INPUT = 2
 
@@ -57,8 +49,8 @@ def main(argv: list[str]) -> int:
 
     0, 2 for bad input, 75 when it has saved and should be started again, 128 + n when ended by signal n.
     """
-    if any(argument.split("=")[0] == "--from" for argument in argv):
-        return _sample_from(argv)
+    if own := _own_command(argv):
+        return _run_command(*own)
     logging.set_verbosity(logging.ERROR)
     try:
         asked = _asked(argv)
@@ -91,73 +83,33 @@ def main(argv: list[str]) -> int:
     return code
 
 
-# Options that other tools have under these names.
-_FOREIGN = {
-    "num_inference_steps": "--steps",
-    "guidance_scale": "--guidance",
-    "cfg_scale": "--guidance",
-    "num_images_per_prompt": "--num",
-    "n_samples": "--num",
-    "height": "--size HEIGHTxWIDTH",
-    "width": "--size HEIGHTxWIDTH",
-    "scheduler": "--sampler",
-    "model": "--from",
-    "ckpt": "--from",
-    "output": "--out",
-    "outdir": "--out",
-    "init_image": "--image",
-    "mask_image": "--mask",
-    "controlnet": "--control",
-    "textual_inversion": "--embedding",
-    "precision": "--dtype",
-}
+def _own_command(argv: list[str]) -> tuple[Job, list[str]] | None:
+    """The job whose options are its own, and those that are given; None for a job of a config."""
+    rest, mode = [], None
+    arguments = iter(argv[1:])
+    for argument in arguments:
+        if argument == "--mode":
+            mode = next(arguments, None)
+        elif argument.startswith("--mode="):
+            mode = argument.partition("=")[2]
+        else:
+            rest.append(argument)
+    is_from = any(argument.split("=")[0] == "--from" for argument in rest)
+    job = JOBS.get(mode or ("sample" if is_from else ""))
+    if job is None or job.command is None or not (is_from or job.function is None):
+        return None
+    return job, rest
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> typing.NoReturn:
-        known = [option.lstrip("-") for action in self._actions for option in action.option_strings]
-        if message.startswith("unrecognized arguments"):
-            asked = message.partition(": ")[2].split()[0].lstrip("-").partition("=")[0]
-            near = difflib.get_close_matches(asked, known, n=1)
-            ours = _FOREIGN.get(asked.replace("-", "_")) or (f"--{near[0]}" if near else None)
-            message = f"--{asked} is not an option" + (f"; here it is {ours}" if ours else "")
-        raise UsageError(f"{message}; see --mode sample --from DIR --help")
-
-
-def _sample_from(argv: list[str]) -> int:
-    """Draws from a published checkpoint; the options are the fields of `jobs.request.Request`."""
-    from diffusion_jax.jobs import pipeline
-    from diffusion_jax.jobs.request import Request
-
-    parser = _Parser(prog="./launch/local.sh --mode sample", allow_abbrev=False)
-    parser.add_argument("--mode", choices=("sample",), help="sample")
-    kinds = typing.get_type_hints(Request)
-    for field in dataclasses.fields(Request):
-        name = "--from" if field.name == "source" else f"--{field.name}"
-        kind, text = kinds[field.name], field.metadata["help"]
-        if kind is bool:
-            parser.add_argument(name, dest=field.name, action="store_true", help=text)
-            continue
-        several = typing.get_origin(kind) is tuple
-        single = next(part for part in (typing.get_args(kind) or (kind,)) if part in (str, int, float))
-        action = "append" if several else "store"
-        default = None if several else field.default
-        parser.add_argument(name, dest=field.name, type=single, action=action, default=default, help=text)
+def _run_command(job: Job, arguments: list[str]) -> int:
+    assert job.command is not None
     try:
-        asked = vars(parser.parse_args(argv[1:]))
-        del asked["mode"]
-        kept: dict[str, typing.Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()
-        }
-        pipeline.draw(Request(**{name: value for name, value in kept.items() if value is not None}))
-    except SystemExit:  # after --help
-        return 0
+        return imported(job.command)(arguments)
     except ValueError as error:
         return _refuse(error)
     except FloatingPointError as error:  # not the user's fault, and no image
         print(f"diffusion_jax: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _refuse(error: ValueError) -> int:
@@ -198,8 +150,8 @@ def _asked(argv: list[str]) -> argparse.Namespace:
         if not argument.startswith("-"):
             raise UsageError(f"unexpected argument {argument!r}; options begin with --, see --help")
         raise UsageError(_unknown(argument.partition("=")[0], parser))
-    if asked.mode is not None and asked.mode not in MODES:
-        raise UsageError(f"--mode {asked.mode!r} does not exist; it can be {', '.join(MODES)}")
+    if asked.mode is not None and asked.mode not in JOBS:
+        raise UsageError(f"--mode {asked.mode!r} does not exist; it can be {', '.join(JOBS)}")
     for name, least in (("num_processes", 1), ("process_id", 0)):
         value = getattr(asked, name)
         if value is not None and value < least:
@@ -259,8 +211,8 @@ def _print_help(asked: argparse.Namespace) -> None:
     experiment.override(config, asked.fields)
     print(USAGE)
     print("modes:")
-    for mode, text in MODES.items():
-        print(f"  {mode:10} {text}")
+    for name, job in JOBS.items():
+        print(f"  {name:10} {job.help}")
     print("\noptions:")
     for action in _options()._actions:
         print(f"  {action.option_strings[0]:16} {action.help}")

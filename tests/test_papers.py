@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from diffusion_jax import config as experiment
-from diffusion_jax import main
 from diffusion_jax.config import build
 from diffusion_jax.diffusion import samplers
-from diffusion_jax.jobs import run
+from diffusion_jax.jobs import run, table
 from diffusion_jax.training import sharding
 from tests.models.networks import CONSTANTS
 
@@ -257,8 +256,8 @@ def compiled_for_one_run(monkeypatch):
 )
 def test_the_quick_run_trains_samples_evaluates_and_reports(name, tmp_path):
     config = quick(name)
-    assert run.run(config, tmp_path, main.WHOLE_RUN, command="") == 0
-    for product in (name for job in main.WHOLE_RUN for name in run.PRODUCTS[job]):
+    assert run.run(config, tmp_path, table.WHOLE_RUN, command="") == 0
+    for product in (name for job in table.WHOLE_RUN for name in table.JOBS[job].leaves):
         assert (tmp_path / product).exists(), product
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert np.isfinite(losses).all() and len(losses) > 1

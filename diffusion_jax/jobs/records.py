@@ -11,27 +11,17 @@ from PIL import Image
 
 from diffusion_jax import readers
 from diffusion_jax.config import ConfigError
-
-# name -> the mode that writes it.
-MADE_BY = {
-    "metrics.jsonl": "train",
-    "timing.json": "train",
-    "scoring.json": "train",
-    "parameters.txt": "train",
-    "samples.png": "sample",
-    "real.png": "sample",
-    "sampling.gif": "sample",
-    "sampling.json": "sample",
-    "evaluation.json": "evaluate",
-    "sweep.png": "evaluate",
-}
+from diffusion_jax.jobs.job import Job
+from diffusion_jax.jobs.table import made_by
 
 
-def require(workdir: Path, *names: str) -> None:
-    """Raises ConfigError, naming the file and the mode that writes it, for the first that is not there."""
-    for name in names:
+def require(workdir: Path, job: Job) -> None:
+    """Raises ConfigError, naming the file and the mode that writes it, for the first that the job needs in vain."""
+    for name in job.needs:
         if not (workdir / name).is_file():
-            raise ConfigError(f"{workdir / name} is missing, which the report shows; run --mode {MADE_BY[name]} first")
+            raise ConfigError(
+                f"{workdir / name} is missing, which --mode {job.name} needs; run --mode {made_by(name)} first"
+            )
 
 
 def read(workdir: Path, name: str) -> dict[str, Any]:
@@ -42,7 +32,7 @@ def read(workdir: Path, name: str) -> dict[str, Any]:
     try:
         return readers.read_object(path)
     except readers.ReadError as error:
-        raise ConfigError(f"{error}; run --mode {MADE_BY[name]} again") from None
+        raise ConfigError(f"{error}; run --mode {made_by(name)} again") from None
 
 
 def written(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,10 +71,7 @@ def number(record: Mapping[str, Any], name: str, where: Path) -> float:
 
 
 def picture(workdir: Path, name: str) -> Path | None:
-    """A picture of the run; None where there is none. Raises ConfigError where it cannot be shown.
-
-    One that is not in MADE_BY is a method's own, which sampling shows.
-    """
+    """A picture of the run; None where there is none. Raises ConfigError where it cannot be shown."""
     path = workdir / name
     if not path.exists():
         return None
@@ -93,9 +80,8 @@ def picture(workdir: Path, name: str) -> Path | None:
             opened.seek(getattr(opened, "n_frames", 1) - 1)
             opened.load()
     except Exception as error:  # a damaged picture raises anything
-        mode = MADE_BY.get(name, "sample")
         raise ConfigError(
-            f"{path}: is no picture, or a damaged one ({readers.reason(error)}); run --mode {mode} again"
+            f"{path}: is no picture, or a damaged one ({readers.reason(error)}); run --mode {made_by(name)} again"
         ) from None
     return path
 

@@ -24,10 +24,9 @@ from diffusion_jax.training.logging import count_parameters
 def report(session: Session) -> None:
     """One self-contained page about the run.
 
-    Raises ConfigError, naming the file, where training, sampling or evaluation left nothing to report.
+    Raises ConfigError, naming the file, where training, sampling or evaluation left what cannot be read.
     """
     config, workdir = session.config, session.workdir
-    records.require(workdir, "metrics.jsonl", "samples.png", "sampling.gif", "evaluation.json")
     step, params = session.parameters
     if not session.paints:  # reading checkpoints takes all processes, the page one
         return

@@ -4,40 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
 from diffusion_jax.config import ConfigError, Experiment
 from diffusion_jax.data.sources.image_folder import counted
-from diffusion_jax.jobs import evaluate, lock, records, replay, report, sample, train
+from diffusion_jax.jobs import lock, records
+from diffusion_jax.jobs.job import Job, imported
 from diffusion_jax.jobs.session import Session
+from diffusion_jax.jobs.table import JOBS, files
 from diffusion_jax.training.distributed import leaving_if_one_is_lost, wait_for_all
 from diffusion_jax.training.interruption import RESTART, exit_code, restarting_on_warnings
 from diffusion_jax.training.logging import say
 from diffusion_jax.training.maintenance import MaintenanceWatch
-
-JOBS = {
-    "train": train.train,
-    "sample": sample.sample,
-    "evaluate": evaluate.evaluate,
-    "report": report.report,
-    "replay": replay.replay,
-}
-# What each job must have left for the exit code to be 0.
-PRODUCTS = {
-    "train": ("config.json", "checkpoints", "metrics.jsonl"),
-    "sample": ("samples.png", "sampling.gif"),
-    "evaluate": ("evaluation.json",),
-    "report": ("report.html",),
-    "replay": ("replay",),
-}
-
-# Those of them that are folders.
-FOLDERS = {"checkpoints", "replay"}
-READS_DATA = {"train", "sample", "evaluate"}
 
 
 def run(config: Experiment, workdir: Path, modes: tuple[str, ...], command: str) -> int:
@@ -45,15 +29,16 @@ def run(config: Experiment, workdir: Path, modes: tuple[str, ...], command: str)
 
     Raises ValueError, one line for the user, for bad input.
     """
-    begun = time.monotonic()
+    begun, jobs = time.monotonic(), [JOBS[mode] for mode in modes]
     if config.debug:
         _debug()
     _check_workdir(workdir)
     session = Session(config, workdir, command)
     begins = "train" in modes or (workdir / "checkpoints").exists()  # the other jobs need a run that was begun
-    if begins and READS_DATA & set(modes):  # data that are not there are said before config.json takes their name
+    if begins and any(
+        job.reads_data for job in jobs
+    ):  # data that are not there are said before config.json takes their name
         say(_described(session))
-    jobs = {**JOBS, **session.method.jobs}
     with contextlib.ExitStack() as stack:
         if begins:
             session.make_workdir()
@@ -62,23 +47,30 @@ def run(config: Experiment, workdir: Path, modes: tuple[str, ...], command: str)
             session.write_config()
         stack.enter_context(restarting_on_warnings())
         stack.enter_context(MaintenanceWatch())
-        for mode in modes:
+        for job in jobs:
+            records.require(session.workdir, job)
             with leaving_if_one_is_lost():
-                interrupted = jobs[mode](session)
+                interrupted = _function(session, job)(session)
             if interrupted is not None:
                 code = exit_code(interrupted)
                 asks = ", and asks to be started again" if code == RESTART else ""
                 say(f"stopped by {interrupted.name}{asks}; the same command resumes")
                 return code
-            wait_for_all(f"the end of {mode}")
+            wait_for_all(f"the end of {job.name}")
     if jax.process_index() != 0:  # everything but checkpoints is written by process 0
         return 0
-    missing = [name for mode in modes for name in PRODUCTS[mode] if not _present(session.workdir / name)]
+    missing = [name for job in jobs for name in job.leaves if not _present(session.workdir / name)]
     if missing:
         print(f"diffusion_jax: {session.workdir} lacks {', '.join(missing)}", file=sys.stderr)
         return 1
     print(f"done in {time.monotonic() - begun:.0f} s: {session.workdir}", file=sys.stderr)
     return 0
+
+
+def _function(session: Session, job: Job) -> Callable[[Session], signal.Signals | None]:
+    """What the job does; some methods have their own."""
+    assert job.function is not None  # the others are commands of their own
+    return session.method.jobs.get(job.name) or imported(job.function)
 
 
 def _described(session: Session) -> str:
@@ -96,9 +88,9 @@ def _check_workdir(workdir: Path) -> None:
         str(workdir.absolute()).encode()
     except UnicodeEncodeError:
         raise ConfigError(f"--workdir {os.fsencode(workdir)!r} is not UTF-8, which checkpoints need") from None
-    for name in {name for names in PRODUCTS.values() for name in names}:
+    for name in {name for job in JOBS.values() for name in job.leaves}:
         path = workdir / name
-        if path.exists() and path.is_dir() != (name in FOLDERS):
+        if path.exists() and path.is_dir() != name.endswith("/"):
             kinds = ("a folder", "a file")
             there, wanted = kinds if path.is_dir() else kinds[::-1]
             raise ConfigError(f"{path} is {there}, where the run has {wanted}; move it, or name another --workdir")
@@ -107,7 +99,7 @@ def _check_workdir(workdir: Path) -> None:
 def _clear_parts(workdir: Path) -> None:
     """Takes away what a killed command has left of files that it was writing."""
     if jax.process_index() == 0:
-        for name in ("config.json", "report.html", "samples.npz", *records.MADE_BY):
+        for name in files():
             part = workdir / f".{name}.part"
             if part.is_file():
                 part.unlink(missing_ok=True)

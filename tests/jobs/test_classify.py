@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from configs import digits_classifier
-from diffusion_jax import hub, main
+from diffusion_jax import hub
 from diffusion_jax.config import ConfigError
-from diffusion_jax.jobs import run
+from diffusion_jax.jobs import run, table
 from diffusion_jax.jobs.generate import Generator
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.training import sharding
@@ -63,7 +63,7 @@ def compiled_for_one_run():
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("classifier")
-    assert run.run(classifier_config(), workdir, main.WHOLE_RUN, command="./launch/local.sh") == 0
+    assert run.run(classifier_config(), workdir, table.WHOLE_RUN, command="./launch/local.sh") == 0
     return workdir
 
 
@@ -75,7 +75,7 @@ def model(tmp_path_factory):
 
 
 def test_a_run_leaves_readings_and_accuracies(classifier):
-    for product in (name for job in main.WHOLE_RUN for name in run.PRODUCTS[job]):
+    for product in (name for job in table.WHOLE_RUN for name in table.JOBS[job].leaves):
         assert (classifier / product).exists(), product
     result = json.loads((classifier / "evaluation.json").read_text())
     levels = result["by_noise_level"]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from diffusion_jax import config as experiment
-from diffusion_jax import data, hub, main
+from diffusion_jax import data, hub
 from diffusion_jax.config import ConfigError
-from diffusion_jax.jobs import run
+from diffusion_jax.jobs import run, table
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.training import sharding
 
@@ -38,8 +38,8 @@ def config_for(made):
 @pytest.mark.usefixtures("one_device")
 def test_images_come_out_that_the_autoencoder_decodes(made, tmp_path):
     config = config_for(made)
-    assert run.run(config, tmp_path, main.WHOLE_RUN, command="") == 0
-    for product in (name for job in main.WHOLE_RUN for name in run.PRODUCTS[job]):
+    assert run.run(config, tmp_path, table.WHOLE_RUN, command="") == 0
+    for product in (name for job in table.WHOLE_RUN for name in table.JOBS[job].leaves):
         assert (tmp_path / product).exists(), product
     assert json.loads((tmp_path / "evaluation.json").read_text())["protocol"]["generated_images"] == 8
 

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax import config, main
-from diffusion_jax.jobs import run
+from diffusion_jax import config
+from diffusion_jax.jobs import run, table
 from diffusion_jax.training import distributed, sharding
 from tests.configs import scored
 from tests.training.test_interruption import REPOSITORY, finish, last_step, saved_steps, start, wait_until
@@ -98,7 +98,7 @@ def test_two_processes_make_the_whole_run_that_one_makes(tmp_path, monkeypatch):
     alone.mesh.fsdp = 2
     jax.config.update("jax_disable_most_optimizations", True)
     try:
-        assert run.run(alone, tmp_path / "one", main.WHOLE_RUN, command="") == 0
+        assert run.run(alone, tmp_path / "one", table.WHOLE_RUN, command="") == 0
     finally:
         jax.config.update("jax_disable_most_optimizations", False)
 
