@@ -97,7 +97,7 @@ def _penalties(chosen: Settings) -> list[str]:
         weights = " and ".join(f"{slopes[side] / 2:g}" for side in sides)
         found.append(
             f"Steepness costs: the discriminator's squared gradient at {' and '.join(sides)} images is added to its "
-            f"loss, with weight {weights} (Mescheder et al. 2018). Without it the two may circle each other forever."
+            f"loss, weighing {weights} (Mescheder et al. 2018). Without it the two may circle each other forever."
         )
     if chosen.gradient_penalty:
         found.append(
