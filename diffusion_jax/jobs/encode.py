@@ -24,7 +24,7 @@ from diffusion_jax import batching, data, hub  # noqa: E402
 from diffusion_jax.data.source import LABEL  # noqa: E402
 from diffusion_jax.data.sources import latents as stored  # noqa: E402
 from diffusion_jax.hub.files import check_writable  # noqa: E402
-from diffusion_jax.jobs.session import write_json  # noqa: E402
+from diffusion_jax.jobs.work_directory import write_json  # noqa: E402
 from diffusion_jax.methods import latent_space  # noqa: E402
 from diffusion_jax.models.autoencoder import AutoencoderKL  # noqa: E402
 

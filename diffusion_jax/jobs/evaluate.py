@@ -26,7 +26,7 @@ def evaluate(session: Session) -> None:
     config = session.config
     step, _ = session.parameters
     limit = config.evaluation.max_reference_images
-    train, test = (session.images(source, limit) for source in (session.train_source, session.test_source))
+    train, test = (session.images.load(source, limit) for source in (session.train_source, session.test_source))
     generator = Generator(session)
     # More could not be compared, and would not fit in memory; the scores of known features are of all.
     generated, requested = generator.draw(min(config.evaluation.num_images, limit), title="evaluation")

@@ -86,7 +86,7 @@ class Generator:
         # The same on every host; they are split over the devices inside.
         arguments = (indices.astype(np.int32), session.requests(indices))
         params = session.parameters[1] if params is None else params
-        extra = session.given, session.decoder_parameters
+        extra = session.given, session.images.parameters
         if stride not in self._compiled:
             begun = time.monotonic()
             split = sharding.batch_sharding(session.mesh)

@@ -114,7 +114,7 @@ def _decoder(session: Session) -> Callable[[jax.Array], jax.Array]:
         with jax.default_matmul_precision(precision):
             return quantised(decoder.apply(params, decoder.of_stored(stored)), _LATENT_RULE)
 
-    return functools.partial(decode, session.decoder_parameters)
+    return functools.partial(decode, session.images.parameters)
 
 
 def _bar(count: int, title: str) -> Any:

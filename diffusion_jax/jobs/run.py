@@ -41,10 +41,10 @@ def run(config: Experiment, workdir: Path, modes: tuple[str, ...], command: str)
         say(_described(session))
     with contextlib.ExitStack() as stack:
         if begins:
-            session.make_workdir()
+            session.record.make()
             stack.enter_context(lock.held(session.workdir))
             _clear_parts(session.workdir)
-            session.write_config()
+            session.record.write_config(session.config)
         stack.enter_context(restarting_on_warnings())
         stack.enter_context(MaintenanceWatch())
         for job in jobs:

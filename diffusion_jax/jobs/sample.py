@@ -111,9 +111,9 @@ def _real(session: Session, count: int) -> tuple[np.ndarray, np.ndarray | None] 
     stored, labels = data.load_arrays(session.test_source, limit=_MOST_REAL)
     wanted = session.labels(np.arange(count))
     if wanted is None:
-        return session.images_of(stored[:count]), None
+        return session.images.images_of(stored[:count]), None
     places = {label: iter(np.flatnonzero(labels == label)) for label in np.unique(wanted)}
     chosen = [(place, label) for label in wanted if (place := next(places[label], None)) is not None]
     if not chosen:
         return None
-    return session.images_of(stored[[place for place, _ in chosen]]), np.array([label for _, label in chosen])
+    return session.images.images_of(stored[[place for place, _ in chosen]]), np.array([label for _, label in chosen])

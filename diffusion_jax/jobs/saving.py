@@ -16,7 +16,8 @@ from diffusion_jax import readers
 from diffusion_jax.config import ConfigError
 from diffusion_jax.jobs import records
 from diffusion_jax.jobs.generate import Generator
-from diffusion_jax.jobs.session import Session, write_json
+from diffusion_jax.jobs.session import Session
+from diffusion_jax.jobs.work_directory import write_json
 from diffusion_jax.training.logging import say, writing
 
 FOLDER, ARCHIVE = "images", "samples.npz"

@@ -18,7 +18,8 @@ from diffusion_jax.config import ConfigError
 from diffusion_jax.config.build import section
 from diffusion_jax.jobs import references
 from diffusion_jax.jobs.generate import Generator
-from diffusion_jax.jobs.session import Session, write_json
+from diffusion_jax.jobs.session import Session
+from diffusion_jax.jobs.work_directory import write_json
 from diffusion_jax.metrics import features, foreign_statistics, measure, protocols, quantisation, statistics
 from diffusion_jax.metrics.features.extractor import Extractor
 from diffusion_jax.metrics.metric import Need

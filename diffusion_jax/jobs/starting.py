@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from diffusion_jax import hub
 from diffusion_jax.config import ConfigError
@@ -31,10 +30,7 @@ def start(session: Session) -> loop.Start | None:
     if source is None or newest_step(session.workdir / "checkpoints"):
         return None
     found = subset.flat(_open(session, source))
-    height, width, channels = session.model.image_shape
-    batch = {"image": jax.ShapeDtypeStruct((1, height, width, channels), np.float32)}
-    part = drawn_with(session.model)
-    own = subset.flat(pick(jax.eval_shape(session.model.init, jax.random.key(0), batch), part))
+    own, part = subset.flat(session.trained.shapes), drawn_with(session.model)
     taken = {name: found[name] for name in own if name in found and found[name].shape == own[name].shape}
     if not taken:
         raise ConfigError(

@@ -81,10 +81,16 @@ class Run(Protocol):
     """A trained run, as the jobs hand it to a method."""
 
     config: Config
-    # What `Method.build` and `Method.decoder` gave.
+    # What `Method.build` gave.
     model: Any
-    decoder: Any
-    workdir: Path
+
+    @property
+    def workdir(self) -> Path: ...
+
+    @property
+    def decoder(self) -> Any:
+        """What `Method.decoder` gave."""
+        ...
 
     @property
     def paints(self) -> bool:

@@ -44,7 +44,7 @@ def by_the_run(run, labels, scale=None):
     config.sampling.num_steps = STEPS
     session = Session(config, run)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), np.arange(len(labels)))
-    drawn, _ = session.model.sample(session.parameters[1], keys, np.asarray(labels, np.int32), scale)
+    drawn, _ = session.model.sample(session.parameters[1], keys, {"label": np.asarray(labels, np.int32)}, scale)
     return np.asarray(drawn / 2 + 0.5)
 
 

@@ -30,8 +30,8 @@ def made(workdir, class_conditional=True, label_dropout=0.1):
     config.model.update({"name": "unet", "channels": 8, "channel_mults": (1, 2), "num_res_blocks": 1, "norm_groups": 4})
     config.model.update({"attention_resolutions": (4,)})
     session = Session(config, workdir)
-    session.make_workdir()
-    session.write_config()
+    session.record.make()
+    session.record.write_config(session.config)
     batch = {"image": np.zeros((1, *session.model.image_shape), np.float32)}
     shapes = jax.eval_shape(session.model.init, jax.random.key(0), batch)
     params = jax.tree.map(lambda leaf: np.sin(np.arange(leaf.size, dtype=np.float32)).reshape(leaf.shape) / 10, shapes)

@@ -48,7 +48,7 @@ def test_images_come_out_that_the_autoencoder_decodes(made, tmp_path):
     record = json.loads((made[0] / "latents.json").read_text())
     assert session.model.space.mean == tuple(record["mean"]) and session.model.space.std == tuple(record["std"])
     # Reference images are what the stored means decode to.
-    images, labels = session.images(session.test_source)
+    images, labels = session.images.load(session.test_source)
     model, params = hub.load(made[1])
     stored, _ = data.load_arrays(session.test_source)
     expected = np.clip(model.apply({"params": params}, stored[..., :4], method="decode"), -1, 1)

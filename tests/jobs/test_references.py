@@ -10,6 +10,7 @@ import pytest
 from diffusion_jax import data, metrics
 from diffusion_jax.config import build
 from diffusion_jax.jobs import references
+from diffusion_jax.jobs.image_decoder import ImageDecoder
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.methods.latent_diffusion.model import DiffusionOfLatents
 from diffusion_jax.metrics import protocols
@@ -102,7 +103,7 @@ def test_rows_are_as_many_as_the_protocol_says_and_moments_of_all(session):
 def test_latents_are_decoded_on_the_way(made, tmp_path):
     session = Session(config_for_devices(made), tmp_path)
     side = measured(session, session.train_source, is_cached=False)
-    images, _ = session.images(session.train_source)
+    images, _ = session.images.load(session.train_source)
     rows = np.asarray(toy.extractor().apply(toy.extractor().params, images)["features"])
     np.testing.assert_allclose(side.features.mean, metrics.moments(rows)[0], atol=1e-5)
     assert side.num_images == len(images)
@@ -115,7 +116,8 @@ def test_moments_of_latents_are_kept_by_how_they_are_decoded(made, tmp_path, mon
     assert isinstance(session.model, DiffusionOfLatents)
     space = dataclasses.replace(session.model.space, unit_range=True)
     session.model = dataclasses.replace(session.model, space=space)
-    session.decoder = build.decoder(session.config, session.model)
+    decoder = build.decoder(session.config, session.model)
+    session.images = ImageDecoder(decoder, session.mesh, session.config.sampling.batch_size)
     other = measured(session, session.train_source)
     assert (other.features.mean != first.features.mean).any()
 
