@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from diffusion_jax.config.experiment import Experiment
+from diffusion_jax.data.sources import SOURCES
 from diffusion_jax.methods.registry import METHODS
 from diffusion_jax.options import Variants, check_choice, check_least, described, section
 from diffusion_jax.training import ema, loop, optimizer, power_ema, sharding
@@ -41,7 +42,7 @@ class Run:
 
 
 @described(
-    name="digits, image_folder, latents, haar_digits or tfds:<dataset>, such as tfds:cifar10",
+    name=f"{', '.join(SOURCES)}, such as tfds:cifar10",
     path="folder of image_folder or latents",
     data_dir="where TFDS keeps prepared datasets; None: TFDS's own place",
     image_size="side of the square images in pixels, or of the latents",
