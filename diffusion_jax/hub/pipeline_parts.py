@@ -20,7 +20,8 @@ from diffusion_jax.hub.files import CheckpointError, PickledFile, TensorFile, op
 from diffusion_jax.hub.schedule import Schedule
 from diffusion_jax.hub.schedulers import read_config
 from diffusion_jax.hub.text_encoders import PROJECTED
-from diffusion_jax.hub.tokenizer import Tokenizer, clip_tokenizer, load_tokenizer
+from diffusion_jax.hub.tokenizer import clip_tokenizer, load_tokenizer
+from diffusion_jax.models.text.tokenizer import Tokenizer
 
 
 class Parts(Protocol):

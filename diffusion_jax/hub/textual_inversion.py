@@ -12,9 +12,8 @@ import numpy as np
 
 from diffusion_jax import readers
 from diffusion_jax.hub.files import CheckpointError, few
-from diffusion_jax.models.text import CLIPText
+from diffusion_jax.models.text import CLIPText, emphasis
 from diffusion_jax.models.text.clip import LEGACY_END
-from diffusion_jax.pipelines import emphasis
 from diffusion_jax.pipelines.latent import LatentDiffusion
 from diffusion_jax.pipelines.text import TextEncoder
 

@@ -16,7 +16,7 @@ from diffusion_jax.pipelines.families import FAMILIES, Conditions, EncodedTexts,
 
 
 class Tokens(Protocol):
-    """See :class:`diffusion_jax.hub.tokenizer.Tokens`."""
+    """See :class:`diffusion_jax.models.text.tokenizer.Tokens`."""
 
     @property
     def ids(self) -> np.ndarray: ...
@@ -26,7 +26,7 @@ class Tokens(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Prompts to numbers; see :class:`diffusion_jax.hub.tokenizer.Tokenizer`."""
+    """Prompts to numbers; see :class:`diffusion_jax.models.text.tokenizer.Tokenizer`."""
 
     def __call__(self, prompts: Sequence[str], *, weighted: bool = True) -> Tokens: ...
 

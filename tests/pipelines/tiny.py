@@ -8,11 +8,10 @@ import numpy as np
 from flax import linen as nn
 
 from diffusion_jax.hub.schedule import Schedule
-from diffusion_jax.hub.tokenizer import Tokens
 from diffusion_jax.models.conditional_unet import ConditionalUNet
 from diffusion_jax.models.controlnet import ControlNet
-from diffusion_jax.models.text import CLIPText
-from diffusion_jax.pipelines import emphasis
+from diffusion_jax.models.text import CLIPText, emphasis
+from diffusion_jax.models.text.tokenizer import Tokens
 from diffusion_jax.pipelines.denoiser import Control
 from diffusion_jax.pipelines.latent import LatentDiffusion
 from diffusion_jax.pipelines.text import TextEncoder, TextOptions

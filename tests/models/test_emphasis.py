@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_jax.pipelines import emphasis
+from diffusion_jax.models.text import emphasis
 
 
 @pytest.mark.parametrize(
