@@ -34,12 +34,10 @@ def warning(session: Session, done: int = 0) -> str | None:
     seconds = _PASSES * _forward_operations(session) * images / (_SHARE * _rate())
     if seconds < _LEAST_SECONDS:
         return None
-    other = session.config.name == "image_folder"
-    smaller = ", and configs/image_folder.py:cpu is a size for two cores" if other else ""
     return (
         f"this run will take about {_duration(seconds)} on this machine, which has no accelerator; fewer "
         "config.training.num_steps, a smaller config.data.image_size and fewer config.model.channels cost less, "
-        f"--config.quick=True shows the whole in a minute{smaller}"
+        "--config.quick=True shows the whole in a minute; a config may have a size for a CPU, as image_folder.py:cpu"
     )
 
 

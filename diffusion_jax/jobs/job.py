@@ -22,6 +22,7 @@ class Job:
         None.
       command: of the rest of the command line, for a job with options of its own; None for a job that has none.
         Returns the exit code, and raises ValueError, in one line, for what cannot be.
+      check: of the `Session`, before anything is written; raises ValueError, in one line, for what cannot be.
       reads_data: whether it opens the data of the run.
       needs: files of other jobs, which have to be there before.
       leaves: what has to be there after it for the exit code 0; folders end in a slash.
@@ -32,6 +33,7 @@ class Job:
     help: str
     function: str | None = None
     command: str | None = None
+    check: str | None = None
     reads_data: bool = False
     needs: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()

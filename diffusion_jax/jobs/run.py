@@ -39,6 +39,9 @@ def run(config: Experiment, workdir: Path, modes: tuple[str, ...], command: str)
         job.reads_data for job in jobs
     ):  # data that are not there are said before config.json takes their name
         say(_described(session))
+    for job in jobs:
+        if job.check is not None:
+            imported(job.check)(session)
     with contextlib.ExitStack() as stack:
         if begins:
             session.record.make()

@@ -26,7 +26,7 @@ from diffusion_jax.jobs.work_directory import WorkDirectory
 from diffusion_jax.methods.latent_space import Decoder
 from diffusion_jax.methods.method import Method
 from diffusion_jax.metrics.classifier import Classifier, train_classifier
-from diffusion_jax.training import sharding
+from diffusion_jax.training import loop, sharding
 from diffusion_jax.training.logging import say
 
 if typing.TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Session:
       record: the work directory.
       trained: the parameters in it.
       images: from what the method works on to images.
+      beginning: what training begins with in the place of new parameters, once `starting.check` has opened it.
     """
 
     def __init__(self, config: Experiment, workdir: Path, command: str = ""):
@@ -67,6 +68,7 @@ class Session:
         self.images = ImageDecoder(decoder, self.mesh, config.sampling.batch_size)
         self.trained = TrainedModel(config, self.model, self.workdir, self.mesh)
         self.optimizer, self.learning_rate, self.ema_decay = build.optimization(config, self.model)
+        self.beginning: loop.Start | None = None
         self._classifier: Classifier | None = None
 
     @cached_property

@@ -10,6 +10,7 @@ import jax
 
 from diffusion_jax import hub
 from diffusion_jax.config import ConfigError
+from diffusion_jax.config.section import errors
 from diffusion_jax.jobs.session import Session
 from diffusion_jax.training import loop, sharding, subset
 from diffusion_jax.training.checkpoints import newest_step
@@ -18,6 +19,13 @@ from diffusion_jax.training.method import drawn_with, pick, put
 
 # How many names a line lists of each kind.
 _LISTED = 5
+
+
+def check(session: Session) -> None:
+    """Raises ConfigError for parameters that cannot be trained or begun with, before anything is written."""
+    with errors("config"):
+        subset.split(session.trained.all_shapes, session.config.training.trainable)
+    session.beginning = start(session)
 
 
 def start(session: Session) -> loop.Start | None:

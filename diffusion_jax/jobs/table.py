@@ -11,6 +11,7 @@ JOBS: dict[str, Job] = {
             "train",
             "train, resuming the newest checkpoint in the work directory",
             "train:train",
+            check="starting:check",
             reads_data=True,
             leaves=("config.json", "checkpoints/", "metrics.jsonl"),
             writes=("timing.json", "scoring.json", "parameters.txt"),

@@ -53,7 +53,7 @@ def train(session: Session) -> signal.Signals | None:
         ),
         scoring=scoring,
         pictures=_pictures(session),
-        start=starting.start(session),
+        start=session.beginning or starting.start(session),
     )
     return result.interrupted
 

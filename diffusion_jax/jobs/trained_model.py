@@ -25,11 +25,16 @@ class TrainedModel:
         self._config, self._model, self._workdir, self._mesh = config, model, workdir, mesh
 
     @functools.cached_property
-    def shapes(self) -> Any:
-        """Of the parameters that are drawn with, without where they lie."""
+    def all_shapes(self) -> Any:
+        """Of the parameters, without where they lie."""
         height, width, channels = self._model.image_shape
         batch = {"image": jax.ShapeDtypeStruct((1, height, width, channels), np.float32)}
-        return pick(jax.eval_shape(self._model.init, jax.random.key(0), batch), drawn_with(self._model))
+        return jax.eval_shape(self._model.init, jax.random.key(0), batch)
+
+    @property
+    def shapes(self) -> Any:
+        """Of those that are drawn with."""
+        return pick(self.all_shapes, drawn_with(self._model))
 
     @functools.cached_property
     def parameters(self) -> tuple[int, Any]:

@@ -37,7 +37,7 @@ def split(params: Any, patterns: Sequence[str]) -> tuple[Any, Any]:
         if not fnmatch.filter(leaves, pattern):
             some = ", ".join(list(leaves)[:4])
             raise ValueError(
-                f"training.trainable has {pattern!r}, which matches no parameter; their names are such as {some}"
+                f"config.training.trainable has {pattern!r}, which matches no parameter; their names are such as {some}"
             )
     trained = {name: leaf for name, leaf in leaves.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)}
     frozen = {name: leaf for name, leaf in leaves.items() if name not in trained}

@@ -85,6 +85,7 @@ def test_a_folder_of_the_hub_fits_a_network_of_ours(tmp_path, capsys):
     ("change", "said"),
     [
         ({"init_from": "nowhere"}, "config.init_from is 'nowhere': "),
+        ({"training": {"trainable": ("xx",)}}, "config.training.trainable has 'xx', which matches no parameter"),
         ({"model": {"name": "unet", "channels": 8, "norm_groups": 4}}, "none of its .* arrays has the name and shape"),
     ],
 )
@@ -93,4 +94,4 @@ def test_what_cannot_be_begun_with_is_refused_in_a_line(source, tmp_path, change
     config.update(change)
     with pytest.raises(ConfigError, match=said):
         run.run(config, tmp_path / "run", ("train",), command="")
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists()
