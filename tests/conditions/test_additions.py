@@ -69,8 +69,7 @@ import numpy as np
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.data import sources
-from diffusion_jax.data.sources import digits
+from diffusion_jax.data.sources import KINDS, Kind
 from diffusion_jax.models.registry import MODELS
 from diffusion_jax.options import described
 
@@ -110,7 +109,7 @@ class Reader(nn.Module):
 
 
 MODELS["reader"] = Reader
-digits.load = lambda split, **options: Captioned()
+KINDS["captioned"] = Kind(lambda split, **options: Captioned())
 '''
 CONFIG = """
 from diffusion_jax import config as experiment
@@ -119,7 +118,7 @@ from diffusion_jax import config as experiment
 def get_config():
     config = experiment.default()
     config.name = "captions"
-    config.data.update({"image_size": 8, "channels": 1})
+    config.data.update({"name": "captioned", "image_size": 8, "channels": 1})
     config.model.name = "reader"
     config.process.num_timesteps = 50
     config.method.update({"prediction": "sample", "conditions": ("caption",), "label_dropout": 0.3})
